@@ -1,0 +1,201 @@
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "util.h"
+
+#ifndef ANCLA_VERSION
+#define ANCLA_VERSION "0.1"
+#endif
+
+static int option_index(const struct command *command, const char *name, size_t length)
+{
+	for (int i = 0; command->options && command->options[i].name; i++)
+		if (strlen(command->options[i].name) == length &&
+		    strncmp(command->options[i].name, name, length) == 0)
+			return i;
+	return -1;
+}
+
+const char *invocation_option(const struct invocation *call, const char *name)
+{
+	int index = option_index(call->command, name, strlen(name));
+
+	assert(index >= 0);
+	return call->values[index];
+}
+
+int command_fail(const struct error *err)
+{
+	fflush(stdout);
+	fprintf(stderr, "ancla: %s\n", err->message);
+	return (int)err->code;
+}
+
+int command_flush(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return EXIT_DONE;
+	fprintf(stderr, "ancla: cannot write to standard output: %s\n", strerror(errno));
+	return EXIT_FAILED;
+}
+
+int command_print_json(struct json_object *json)
+{
+	puts(json_object_to_json_string_ext(json, JSON_C_TO_STRING_PRETTY |
+	                                              JSON_C_TO_STRING_SPACED |
+	                                              JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(json);
+	return command_flush();
+}
+
+static void print_usage(FILE *out, const struct command *command)
+{
+	fprintf(out, "usage: ancla %s", command->name);
+	for (const struct command_option *o = command->options; o && o->name; o++) {
+		if (o->value)
+			fprintf(out, " [--%s %s]", o->name, o->value);
+		else
+			fprintf(out, " [--%s]", o->name);
+	}
+	fprintf(out, "%s%s\n", *command->arguments ? " " : "", command->arguments);
+}
+
+static int print_command_help(const struct command *command)
+{
+	print_usage(stdout, command);
+	printf("\n%s.\n", command->summary);
+	if (command->details)
+		printf("\n%s\n", command->details);
+	printf("\noptions:\n");
+	for (const struct command_option *o = command->options; o && o->name; o++) {
+		cleanup_free char *left =
+		    xasprintf("--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+		printf("  %-20s %s\n", left, o->help);
+	}
+	printf("  %-20s %s\n", "--help", "print this");
+	return command_flush();
+}
+
+static int print_help(const struct command *const commands[])
+{
+	printf("usage: ancla COMMAND [options] [arguments]\n\n"
+	       "Runs virtual machines exactly where they belong, and proves it.\n\n"
+	       "commands:\n");
+	for (int i = 0; commands[i]; i++) {
+		cleanup_free char *left =
+		    xasprintf("%s %s", commands[i]->name, commands[i]->arguments);
+		printf("  %-24s %s\n", left, commands[i]->summary);
+	}
+	printf(
+	    "\n`ancla COMMAND --help` tells more. Exit codes: 0 done; 1 failed while running, or "
+	    "no such VM;\n2 usage; 3 the spec is wrong or unreadable; 4 the host cannot grant it; "
+	    "5 verification failed.\n");
+	return command_flush();
+}
+
+static int usage_error(const struct command *command, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static int usage_error(const struct command *command, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	fprintf(stderr, "ancla %s: ", command->name);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+	print_usage(stderr, command);
+	return EXIT_USAGE;
+}
+
+static int unknown_option(const struct command *command, const char *word)
+{
+	const char *names[ARRAY_SIZE(((struct invocation *)0)->values)];
+	size_t count = 0;
+
+	for (const struct command_option *o = command->options; o && o->name; o++)
+		names[count++] = o->name;
+	cleanup_free char *name = xstrdup(word + 2);
+	name[strcspn(name, "=")] = '\0';
+	const char *near = nearest_word(name, names, count);
+	if (near)
+		return usage_error(command, "no option --%s; did you mean --%s?", name, near);
+	return usage_error(command, "no option --%s", name);
+}
+
+static int run_command(const struct command *command, int argc, char **argv)
+{
+	struct invocation call = { .command = command };
+	cleanup_free char **args = xcalloc((size_t)argc + 1, sizeof(*args));
+	bool only_args = false;
+
+	call.args = args;
+	for (int i = 0; i < argc; i++) {
+		char *word = argv[i];
+		if (only_args || word[0] != '-' || word[1] == '\0') {
+			args[call.n_args++] = word;
+			continue;
+		}
+		if (strcmp(word, "--") == 0) {
+			only_args = true;
+			continue;
+		}
+		if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+			return print_command_help(command);
+		if (word[1] != '-')
+			return usage_error(command, "no option %s", word);
+		char *value = strchr(word, '=');
+		int index = option_index(command, word + 2,
+		                         value ? (size_t)(value - word - 2) : strlen(word + 2));
+		if (index < 0)
+			return unknown_option(command, word);
+		if (!command->options[index].value) {
+			if (value)
+				return usage_error(command, "--%s takes no value",
+				                   command->options[index].name);
+			call.values[index] = "";
+			continue;
+		}
+		if (!value && i + 1 == argc)
+			return usage_error(command, "%s needs a value: %s", word,
+			                   command->options[index].value);
+		call.values[index] = value ? value + 1 : argv[++i];
+	}
+	if (call.n_args < command->min_args)
+		return usage_error(command, "needs %s", command->arguments);
+	if (call.n_args > command->max_args)
+		return usage_error(command, "too many arguments: \"%s\"", args[command->max_args]);
+	return command->run(&call);
+}
+
+int command_main(const struct command *const commands[], int argc, char **argv)
+{
+	const char *names[64];
+	size_t count = 0;
+
+	if (argc < 2) {
+		fprintf(stderr, "ancla: no command; try `ancla --help`\n");
+		return EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+	    strcmp(argv[1], "help") == 0)
+		return print_help(commands);
+	if (strcmp(argv[1], "--version") == 0) {
+		printf("ancla %s (hwloc %#x, json-c %s)\n", ANCLA_VERSION, HWLOC_API_VERSION,
+		       json_c_version());
+		return command_flush();
+	}
+	for (; commands[count]; count++) {
+		names[count] = commands[count]->name;
+		if (strcmp(argv[1], names[count]) == 0)
+			return run_command(commands[count], argc - 2, argv + 2);
+	}
+	const char *near = nearest_word(argv[1], names, count);
+	fprintf(stderr, "ancla: no command \"%s\"%s%s%s; try `ancla --help`\n", argv[1],
+	        near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+	return EXIT_USAGE;
+}
