@@ -1,0 +1,65 @@
+#include <stdlib.h>
+
+#include "claims.h"
+#include "plan.h"
+#include "util.h"
+
+struct claims *claims_new(void)
+{
+	struct claims *claims = xcalloc(1, sizeof(*claims));
+
+	claims->dedicated = xbitmap();
+	claims->shared = xbitmap();
+	return claims;
+}
+
+void claims_free(struct claims *claims)
+{
+	if (!claims)
+		return;
+	for (size_t i = 0; i < claims->count; i++) {
+		free(claims->list[i].vm);
+		free(claims->list[i].role);
+		hwloc_bitmap_free(claims->list[i].cpus);
+	}
+	free(claims->list);
+	hwloc_bitmap_free(claims->dedicated);
+	hwloc_bitmap_free(claims->shared);
+	free(claims);
+}
+
+static void add(struct claims *claims, const char *vm, char *role, hwloc_const_bitmap_t cpus,
+                bool dedicated)
+{
+	struct claim *claim = array_append(&claims->list, &claims->count);
+	hwloc_bitmap_t all = dedicated ? claims->dedicated : claims->shared;
+
+	claim->vm = xstrdup(vm);
+	claim->role = role;
+	claim->cpus = xbitmap_dup(cpus);
+	claim->dedicated = dedicated;
+	hwloc_bitmap_or(all, all, cpus);
+}
+
+void claims_add_plan(struct claims *claims, const struct plan *plan)
+{
+	for (size_t i = 0; i < plan->n_vcpus; i++)
+		add(claims, plan->name, xasprintf("vcpu %zu", i), plan->vcpus[i].cpus,
+		    plan_vcpu_is_dedicated(plan, i));
+	add(claims, plan->name, xstrdup("emulator"), plan->emulator, false);
+	for (size_t i = 0; i < plan->n_iothreads; i++)
+		add(claims, plan->name, xasprintf("iothread %s", plan->iothreads[i].id),
+		    plan->iothreads[i].cpus, false);
+	if (!hwloc_bitmap_iszero(plan->siblings))
+		add(claims, plan->name, xstrdup("idle sibling"), plan->siblings, true);
+}
+
+const struct claim *claims_conflict(const struct claims *claims, hwloc_const_bitmap_t cpus,
+                                    bool dedicated_only)
+{
+	for (size_t i = 0; i < claims->count; i++)
+		if ((claims->list[i].dedicated || !dedicated_only) &&
+		    hwloc_bitmap_intersects(claims->list[i].cpus, cpus))
+			return &claims->list[i];
+	return NULL;
+}

@@ -1,0 +1,307 @@
+/* The memory side of placement: what each node can give, and what the guest sees of it. */
+#include <stdlib.h>
+
+#include "cpulist.h"
+#include "place_parts.h"
+#include "util.h"
+
+/* ACPI's SLIT: 10 is local, and Linux refuses a table in which another node is at 10. */
+#define DISTANCE_LOCAL 10
+#define DISTANCE_SAME_HOST_NODE 11
+#define DISTANCE_DEFAULT 20
+
+uint64_t place_memory_free(const struct placing *p, const struct host_node *node,
+                           enum page_kind pages, uint64_t page_size)
+{
+	const struct host_pages *huge;
+
+	if (pages != PAGES_HUGE)
+		return node->free;
+	huge = host_node_pages(node, page_size);
+	if (huge && huge->total)
+		return huge->free * page_size;
+	/* A described host that reserves none: they could be reserved, up to its memory. */
+	if (!p->host->live)
+		return node->memory;
+	return 0;
+}
+
+static bool same_pages(const struct plan_memory *a, const struct plan_memory *b)
+{
+	return (a->pages == PAGES_HUGE) == (b->pages == PAGES_HUGE) &&
+	       (a->pages != PAGES_HUGE || a->page_size == b->page_size);
+}
+
+/* What the regions before this one take from the node: all of it where they are bound to that node
+ * alone, their share where they are spread over several. */
+static uint64_t promised(const struct plan *plan, size_t before, const struct host_node *node)
+{
+	const struct plan_memory *region = &plan->memory[before];
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < before; i++) {
+		const struct plan_memory *other = &plan->memory[i];
+		if (other->host_nodes && same_pages(region, other) &&
+		    hwloc_bitmap_isset(other->host_nodes, node->id))
+			bytes += other->size / (uint64_t)hwloc_bitmap_weight(other->host_nodes);
+	}
+	return bytes;
+}
+
+struct room {
+	uint64_t free;                 /* bytes that the region's nodes have together */
+	const struct host_node *worst; /* interleave: the node that is short of its share */
+	uint64_t worst_free;
+};
+
+/* What is free for region `index` on its nodes; for interleave also the node with least. */
+static struct room room_for(const struct placing *p, size_t index)
+{
+	const struct plan_memory *region = &p->plan->memory[index];
+	struct room room = { .worst_free = UINT64_MAX };
+
+	for (size_t i = 0; i < p->host->n_nodes; i++) {
+		const struct host_node *node = &p->host->nodes[i];
+		uint64_t free, taken;
+		if (region->host_nodes && !hwloc_bitmap_isset(region->host_nodes, node->id))
+			continue;
+		free = place_memory_free(p, node, region->pages, region->page_size);
+		taken = promised(p->plan, index, node);
+		free = free > taken ? free - taken : 0;
+		room.free += free;
+		if (free < room.worst_free) {
+			room.worst_free = free;
+			room.worst = node;
+		}
+	}
+	return room;
+}
+
+/* Preferred memory, and memory that goes anywhere, may come from every node. */
+static bool may_fall_back(const struct plan_memory *region)
+{
+	return !region->host_nodes || region->policy == MEM_POLICY_PREFERRED;
+}
+
+static uint64_t free_anywhere(const struct placing *p, const struct plan_memory *region)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < p->host->n_nodes; i++)
+		bytes += place_memory_free(p, &p->host->nodes[i], region->pages, region->page_size);
+	return bytes;
+}
+
+/* Lazy plain memory may be overcommitted, as everywhere on Linux; all else must be there. */
+static bool must_be_there(const struct plan_memory *region)
+{
+	return region->pages == PAGES_HUGE || region->fill != FILL_NONE;
+}
+
+static int refuse_shortage(const struct placing *p, const struct plan_memory *region,
+                           const char *nodes, uint64_t needed, uint64_t available,
+                           struct error *err)
+{
+	cleanup_free char *what = plan_pages_name(region);
+	cleanup_free char *need = format_size(needed);
+	cleanup_free char *have = format_size(available);
+	cleanup_free char *who = region->guest_node < 0
+	                             ? xstrdup("the guest's memory")
+	                             : xasprintf("guest node %d", region->guest_node);
+
+	if (region->pages != PAGES_HUGE)
+		return error_set(
+		    err, EXIT_GRANT,
+		    "%s needs %s of %s pages on host %s, which has %s free; free memory "
+		    "there, ask for less, or use another node",
+		    who, need, what, nodes, have);
+	uint64_t pages = (needed + region->page_size - 1) / region->page_size;
+	unsigned node = region->host_nodes ? (unsigned)hwloc_bitmap_first(region->host_nodes)
+	                                   : p->host->nodes[0].id;
+	return error_set(
+	    err, EXIT_GRANT,
+	    "%s needs %llu huge pages of %s on host %s, which has %llu free; reserve "
+	    "them (echo N > /sys/devices/system/node/node%u/hugepages/hugepages-%llukB/"
+	    "nr_hugepages), use another node, or set strictness.hugepages to prefer",
+	    who, (unsigned long long)pages, what, nodes,
+	    (unsigned long long)(available / region->page_size), node,
+	    (unsigned long long)(region->page_size / 1024));
+}
+
+static int check_region(const struct placing *p, size_t index, struct error *err)
+{
+	const struct plan_memory *region = &p->plan->memory[index];
+	struct room room = room_for(p, index);
+	uint64_t available = may_fall_back(region) ? free_anywhere(p, region) : room.free;
+
+	if (!must_be_there(region))
+		return 0;
+	if (may_fall_back(region)) {
+		for (size_t i = 0; i < index; i++)
+			if (same_pages(region, &p->plan->memory[i]))
+				available -= available > p->plan->memory[i].size
+				                 ? p->plan->memory[i].size
+				                 : available;
+	} else if (region->policy == MEM_POLICY_INTERLEAVE) {
+		uint64_t share = region->size / (uint64_t)hwloc_bitmap_weight(region->host_nodes);
+		cleanup_free char *node = xasprintf("node %u", room.worst->id);
+		if (room.worst_free < share)
+			return refuse_shortage(p, region, node, share, room.worst_free, err);
+	}
+	if (available >= region->size)
+		return 0;
+	cleanup_free char *list = region->host_nodes ? cpulist_format(region->host_nodes) : NULL;
+	cleanup_free char *nodes =
+	    may_fall_back(region)
+	        ? xstrdup("nodes together")
+	        : xasprintf("node%s %s", hwloc_bitmap_weight(region->host_nodes) > 1 ? "s" : "",
+	                    list);
+	return refuse_shortage(p, region, nodes, region->size, available, err);
+}
+
+static int check_nodes_exist(const struct placing *p, const struct plan_memory *region,
+                             struct error *err)
+{
+	unsigned id;
+
+	if (!region->host_nodes)
+		return 0;
+	hwloc_bitmap_foreach_begin(id, region->host_nodes)
+	{
+		const struct host_node *node = host_node(p->host, id);
+		if (!node || node->memory == 0) {
+			cleanup_bitmap hwloc_bitmap_t all = xbitmap();
+			for (size_t i = 0; i < p->host->n_nodes; i++)
+				if (p->host->nodes[i].memory)
+					hwloc_bitmap_set(all, p->host->nodes[i].id);
+			cleanup_free char *have = cpulist_format(all);
+			return error_set(err, EXIT_GRANT,
+			                 "memory is bound to host node %u, which %s (nodes with "
+			                 "memory: %s)",
+			                 id, node ? "has no memory" : "does not exist", have);
+		}
+	}
+	hwloc_bitmap_foreach_end();
+	return 0;
+}
+
+/* Huge pages that may be plain ones: the spec prefers them and there are too few. */
+static void degrade(struct placing *p, struct plan_memory *region, const char *reason)
+{
+	plan_warn(p->plan, "strictness.hugepages is prefer, and plain pages are used instead: %s",
+	          reason);
+	region->pages = PAGES_PLAIN;
+	region->page_size = p->host->page_size;
+	if (region->backing == BACKING_PATH)
+		region->backing = BACKING_MEMFD;
+}
+
+int place_memory(struct placing *p, struct error *err)
+{
+	for (size_t i = 0; i < p->plan->n_memory; i++) {
+		struct plan_memory *region = &p->plan->memory[i];
+		cleanup_error struct error shortage = ERROR_INIT;
+		if (check_nodes_exist(p, region, err) < 0)
+			return -1;
+		if (region->pages == PAGES_HUGE &&
+		    p->spec->strictness.hugepages == STRICTNESS_PREFER &&
+		    check_region(p, i, &shortage) < 0)
+			degrade(p, region, shortage.message);
+		if (check_region(p, i, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static unsigned host_distance(const struct host *host, unsigned from, unsigned to)
+{
+	for (size_t i = 0; i < host->n_nodes; i++)
+		for (size_t j = 0; j < host->n_nodes; j++)
+			if (host->nodes[i].id == from && host->nodes[j].id == to)
+				return host->nodes[i].distances[j];
+	return DISTANCE_DEFAULT;
+}
+
+/* Between two guest nodes: that of the first host nodes that hold them. */
+static unsigned guest_distance(const struct placing *p, size_t from, size_t to)
+{
+	const struct plan_memory *a = &p->plan->memory[from], *b = &p->plan->memory[to];
+	unsigned distance = DISTANCE_DEFAULT;
+
+	if (from == to)
+		return DISTANCE_LOCAL;
+	if (a->host_nodes && b->host_nodes)
+		distance = host_distance(p->host, (unsigned)hwloc_bitmap_first(a->host_nodes),
+		                         (unsigned)hwloc_bitmap_first(b->host_nodes));
+	return distance > DISTANCE_LOCAL ? distance : DISTANCE_SAME_HOST_NODE;
+}
+
+static void set_distances(struct placing *p)
+{
+	struct plan *plan = p->plan;
+	size_t n = plan->n_memory;
+	enum distances from = p->spec->numa.distances;
+
+	if (plan->memory[0].guest_node < 0)
+		return;
+	if (from == DISTANCES_UNSET && p->spec->placement.mode == PLACEMENT_AUTO)
+		from = DISTANCES_HOST;
+	if (from == DISTANCES_UNSET)
+		return;
+	plan->distances = xcalloc(n * n, sizeof(*plan->distances));
+	for (size_t i = 0; i < n * n; i++)
+		plan->distances[i] = from == DISTANCES_MATRIX ? p->spec->numa.matrix[i]
+		                                              : guest_distance(p, i / n, i % n);
+}
+
+/* True when every pair of vCPUs (0 and 1, 2 and 3, …) has the two siblings of one host core. */
+static bool on_sibling_pairs(const struct placing *p)
+{
+	const struct plan *plan = p->plan;
+
+	if (plan->cpu_policy != CPU_POLICY_DEDICATED || plan->n_vcpus % 2)
+		return false;
+	for (size_t i = 0; i < plan->n_vcpus; i += 2) {
+		hwloc_const_bitmap_t a = plan->vcpus[i].cpus, b = plan->vcpus[i + 1].cpus;
+		const struct host_core *core =
+		    host_core_of_cpu(p->host, (unsigned)hwloc_bitmap_first(a));
+		if (hwloc_bitmap_weight(a) != 1 || hwloc_bitmap_weight(b) != 1 || !core ||
+		    !hwloc_bitmap_isincluded(b, core->cpus) ||
+		    plan->vcpus[i].guest_node != plan->vcpus[i + 1].guest_node)
+			return false;
+	}
+	return true;
+}
+
+/* Guest nodes of equal size, their vCPUs in order: each can be a socket of its own. */
+static bool nodes_are_sockets(const struct plan *plan)
+{
+	size_t each = plan->n_vcpus / plan->n_memory;
+
+	if (plan->memory[0].guest_node < 0 || each * plan->n_memory != plan->n_vcpus)
+		return false;
+	for (size_t i = 0; i < plan->n_vcpus; i++)
+		if (plan->vcpus[i].guest_node != (int)(i / each))
+			return false;
+	return true;
+}
+
+void place_guest_view(struct placing *p)
+{
+	const struct spec *spec = p->spec;
+	struct plan *plan = p->plan;
+
+	set_distances(p);
+	if (spec->cpu.topology_given) {
+		plan->sockets = spec->cpu.sockets;
+		plan->dies = spec->cpu.dies;
+		plan->cores = spec->cpu.cores;
+		plan->threads = spec->cpu.threads;
+		return;
+	}
+	plan->dies = 1;
+	plan->sockets = nodes_are_sockets(plan) ? (int)plan->n_memory : 1;
+	plan->cores = (int)plan->n_vcpus / plan->sockets;
+	plan->threads = plan->cores % 2 == 0 && on_sibling_pairs(p) ? 2 : 1;
+	plan->cores /= plan->threads;
+}

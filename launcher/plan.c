@@ -1,0 +1,83 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "plan.h"
+#include "util.h"
+
+struct plan *plan_new(void)
+{
+	struct plan *plan = xcalloc(1, sizeof(*plan));
+
+	plan->siblings = xbitmap();
+	return plan;
+}
+
+static void free_lines(char **lines, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(lines[i]);
+	free(lines);
+}
+
+void plan_free(struct plan *plan)
+{
+	if (!plan)
+		return;
+	for (size_t i = 0; i < plan->n_vcpus; i++)
+		hwloc_bitmap_free(plan->vcpus[i].cpus);
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		free(plan->iothreads[i].id);
+		hwloc_bitmap_free(plan->iothreads[i].cpus);
+	}
+	for (size_t i = 0; i < plan->n_memory; i++)
+		hwloc_bitmap_free(plan->memory[i].host_nodes);
+	hwloc_bitmap_free(plan->emulator);
+	hwloc_bitmap_free(plan->siblings);
+	free_lines(plan->why, plan->n_why);
+	free_lines(plan->warnings, plan->n_warnings);
+	free(plan->name);
+	free(plan->vcpus);
+	free(plan->iothreads);
+	free(plan->memory);
+	free(plan->distances);
+	free(plan->memory_path);
+	free(plan);
+}
+
+void plan_why(struct plan *plan, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	*array_append(&plan->why, &plan->n_why) = xvasprintf(format, args);
+	va_end(args);
+}
+
+void plan_warn(struct plan *plan, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	*array_append(&plan->warnings, &plan->n_warnings) = xvasprintf(format, args);
+	va_end(args);
+}
+
+bool sched_is_realtime(struct sched sched)
+{
+	return sched.scheduler == SCHED_OF_FIFO || sched.scheduler == SCHED_OF_RR;
+}
+
+bool plan_vcpu_is_dedicated(const struct plan *plan, size_t vcpu)
+{
+	return plan->cpu_policy == CPU_POLICY_DEDICATED ||
+	       sched_is_realtime(plan->vcpus[vcpu].sched);
+}
+
+char *plan_pages_name(const struct plan_memory *memory)
+{
+	if (memory->pages == PAGES_THP)
+		return xstrdup("transparent huge");
+	if (memory->pages == PAGES_PLAIN)
+		return xstrdup("plain");
+	return format_size(memory->page_size);
+}

@@ -1,0 +1,108 @@
+/* The plan: where every thread and every page of one VM goes, and why.
+ *
+ * Made by `place` from spec and host, pure data; written to plan.json (which is the claim of a
+ * running VM), and read back by the commands that verify and show. Sets hold OS indexes. */
+#ifndef ANCLA_PLAN_H
+#define ANCLA_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <hwloc.h>
+#include <json-c/json.h>
+
+#include "error.h"
+#include "spec.h"
+
+struct plan_vcpu {
+	hwloc_bitmap_t cpus;
+	int host_node;  /* the node of all its CPUs, -1 when they are on several */
+	int guest_node; /* -1 without guest nodes */
+	struct sched sched;
+};
+
+struct plan_iothread {
+	char *id;
+	hwloc_bitmap_t cpus;
+	struct sched sched;
+};
+
+/* What holds the pages of a guest node. */
+enum backing {
+	BACKING_ANON,  /* memory-backend-ram: QEMU's own anonymous memory */
+	BACKING_MEMFD, /* a memfd of the launcher's, inherited by QEMU */
+	BACKING_PATH,  /* an unlinked file in a directory of hugetlbfs, inherited likewise */
+};
+
+/* Who touches the pages first. */
+enum fill_by {
+	FILL_NONE,     /* nobody: pages come as the guest uses them */
+	FILL_LAUNCHER, /* the launcher, while QEMU starts */
+	FILL_QEMU,     /* QEMU, before it answers */
+};
+
+struct plan_memory {
+	int guest_node;            /* -1: the whole memory, without guest nodes */
+	hwloc_bitmap_t host_nodes; /* NULL: anywhere */
+	enum mem_policy policy;    /* UNSET with host_nodes NULL */
+	uint64_t size;             /* bytes, a multiple of page_size */
+	enum page_kind pages;
+	uint64_t page_size; /* bytes; the base page size with plain pages and THP */
+	enum backing backing;
+	enum fill_by fill;
+	bool shared; /* mapped MAP_SHARED: always with MEMFD and PATH */
+};
+
+struct plan {
+	char *name;
+	enum accel accel;
+	enum cpu_policy cpu_policy;
+	enum smt_policy smt;
+	int vcpus_online;        /* the first of them run at start, the rest may be added */
+	struct plan_vcpu *vcpus; /* by vCPU index, up to max-vcpus */
+	size_t n_vcpus;
+	hwloc_bitmap_t emulator;
+	struct sched emulator_sched;
+	struct plan_iothread *iothreads;
+	size_t n_iothreads;
+	struct plan_memory *memory; /* by guest node */
+	size_t n_memory;
+	unsigned *distances; /* n_memory × n_memory between guest nodes; NULL: QEMU's default */
+	int sockets, dies, cores, threads; /* the product is n_vcpus */
+	bool locked, nosharepages;
+	char *memory_path;       /* of BACKING_PATH */
+	hwloc_bitmap_t siblings; /* CPUs kept idle beside dedicated vCPUs (smt: isolate) */
+	char **why;              /* one sentence each: what was chosen, what was rejected */
+	size_t n_why;
+	char **warnings; /* what was asked for softly and is not granted */
+	size_t n_warnings;
+};
+
+struct plan *plan_new(void);
+void plan_free(struct plan *plan);
+
+#define cleanup_plan __attribute__((cleanup(cleanup_plan_fn)))
+static inline void cleanup_plan_fn(struct plan **plan)
+{
+	plan_free(*plan);
+}
+
+void plan_why(struct plan *plan, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void plan_warn(struct plan *plan, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* True when vCPU threads of this plan hold their CPUs alone: dedicated, or a real-time scheduler
+ * that would starve a neighbour. */
+bool plan_vcpu_is_dedicated(const struct plan *plan, size_t vcpu);
+
+bool sched_is_realtime(struct sched sched);
+
+/* "huge 2MiB", "thp", "plain": for people. The caller frees. */
+char *plan_pages_name(const struct plan_memory *memory);
+
+/* Stable JSON and back. plan_from_json() distrusts its input (another user may have written it)
+ * and returns NULL with an error that names the key. */
+struct json_object *plan_to_json(const struct plan *plan);
+struct plan *plan_from_json(struct json_object *json, struct error *err);
+
+#endif
