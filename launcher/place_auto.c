@@ -102,9 +102,15 @@ static char *memory_short(const struct placing *p, const struct host_node *node,
 	return NULL;
 }
 
-/* Where the spec binds a guest node's memory, its vCPUs go there, too. */
+/* Where the spec binds a guest node's memory, or pins a vCPU of it, the rest goes, too. */
 static bool node_is_excluded(const struct placing *p, const struct host_node *node, int guest_node)
 {
+	for (size_t i = 0; i < p->plan->n_vcpus; i++) {
+		const struct plan_vcpu *vcpu = &p->plan->vcpus[i];
+		if (vcpu->cpus && (guest_node < 0 || vcpu->guest_node == guest_node) &&
+		    !hwloc_bitmap_intersects(vcpu->cpus, node->cpus))
+			return true;
+	}
 	for (size_t i = 0; i < p->plan->n_memory; i++) {
 		const struct plan_memory *region = &p->plan->memory[i];
 		hwloc_const_bitmap_t wanted =
@@ -130,7 +136,7 @@ static const struct host_node *choose_node(const struct placing *p, const struct
 		size_t capacity = node_capacity(p, node, available);
 		char *reason = NULL;
 		if (node_is_excluded(p, node, demand->guest_node))
-			reason = xstrdup("the spec names another node");
+			reason = xstrdup("the spec names CPUs or memory of another node");
 		else if (capacity < demand->vcpus || (demand->vcpus && !capacity))
 			reason =
 			    xasprintf("%zu CPUs %s, %zu needed", capacity,

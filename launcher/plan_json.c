@@ -24,16 +24,6 @@ static void add_sched(struct json_object *json, struct sched sched)
 	json_object_object_add(json, "priority", json_object_new_int(sched.priority));
 }
 
-static void add_string(struct json_object *json, const char *key, const char *text)
-{
-	json_object_object_add(json, key, json_object_new_string(text));
-}
-
-static void add_int(struct json_object *json, const char *key, int64_t value)
-{
-	json_object_object_add(json, key, json_object_new_int64(value));
-}
-
 static struct json_object *vcpus_json(const struct plan *plan)
 {
 	struct json_object *list = json_object_new_array();
@@ -41,13 +31,12 @@ static struct json_object *vcpus_json(const struct plan *plan)
 	for (size_t i = 0; i < plan->n_vcpus; i++) {
 		const struct plan_vcpu *vcpu = &plan->vcpus[i];
 		struct json_object *json = json_object_new_object();
-		add_int(json, "id", (int64_t)i);
+		json_add_int(json, "id", (int64_t)i);
 		json_object_object_add(json, "cpus", set_json(vcpu->cpus));
-		add_int(json, "host-node", vcpu->host_node);
-		add_int(json, "guest-node", vcpu->guest_node);
+		json_add_int(json, "host-node", vcpu->host_node);
+		json_add_int(json, "guest-node", vcpu->guest_node);
 		add_sched(json, vcpu->sched);
-		json_object_object_add(json, "online",
-		                       json_object_new_boolean((int)i < plan->vcpus_online));
+		json_add_bool(json, "online", (int)i < plan->vcpus_online);
 		json_object_array_add(list, json);
 	}
 	return list;
@@ -59,7 +48,7 @@ static struct json_object *iothreads_json(const struct plan *plan)
 
 	for (size_t i = 0; i < plan->n_iothreads; i++) {
 		struct json_object *json = json_object_new_object();
-		add_string(json, "id", plan->iothreads[i].id);
+		json_add_string(json, "id", plan->iothreads[i].id);
 		json_object_object_add(json, "cpus", set_json(plan->iothreads[i].cpus));
 		add_sched(json, plan->iothreads[i].sched);
 		json_object_array_add(list, json);
@@ -74,16 +63,16 @@ static struct json_object *memory_json(const struct plan *plan)
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
 		struct json_object *json = json_object_new_object();
-		add_int(json, "guest-node", memory->guest_node);
+		json_add_int(json, "guest-node", memory->guest_node);
 		json_object_object_add(json, "host-nodes",
 		                       memory->host_nodes ? set_json(memory->host_nodes) : NULL);
-		add_string(json, "policy", mem_policy_name(memory->policy));
-		add_int(json, "size", (int64_t)memory->size);
-		add_int(json, "page-size", (int64_t)memory->page_size);
-		add_string(json, "pages", name_of(&names_page_kind, memory->pages));
-		add_string(json, "backing", name_of(&names_backing, memory->backing));
-		add_string(json, "fill", name_of(&names_fill, memory->fill));
-		json_object_object_add(json, "shared", json_object_new_boolean(memory->shared));
+		json_add_string(json, "policy", mem_policy_name(memory->policy));
+		json_add_int(json, "size", (int64_t)memory->size);
+		json_add_int(json, "page-size", (int64_t)memory->page_size);
+		json_add_string(json, "pages", name_of(&names_page_kind, memory->pages));
+		json_add_string(json, "backing", name_of(&names_backing, memory->backing));
+		json_add_string(json, "fill", name_of(&names_fill, memory->fill));
+		json_add_bool(json, "shared", memory->shared);
 		json_object_array_add(list, json);
 	}
 	return list;
@@ -118,10 +107,10 @@ struct json_object *plan_to_json(const struct plan *plan)
 	struct json_object *emulator = json_object_new_object();
 	struct json_object *topology = json_object_new_object();
 
-	add_string(json, "name", plan->name);
-	add_string(json, "accel", accel_name(plan->accel));
-	add_string(json, "cpu-policy", name_of(&names_cpu_policy, plan->cpu_policy));
-	add_string(json, "smt", name_of(&names_smt, plan->smt));
+	json_add_string(json, "name", plan->name);
+	json_add_string(json, "accel", accel_name(plan->accel));
+	json_add_string(json, "cpu-policy", name_of(&names_cpu_policy, plan->cpu_policy));
+	json_add_string(json, "smt", name_of(&names_smt, plan->smt));
 	json_object_object_add(json, "vcpus", vcpus_json(plan));
 	json_object_object_add(emulator, "cpus", set_json(plan->emulator));
 	add_sched(emulator, plan->emulator_sched);
@@ -129,13 +118,13 @@ struct json_object *plan_to_json(const struct plan *plan)
 	json_object_object_add(json, "iothreads", iothreads_json(plan));
 	json_object_object_add(json, "memory", memory_json(plan));
 	json_object_object_add(json, "distances", distances_json(plan));
-	add_int(topology, "sockets", plan->sockets);
-	add_int(topology, "dies", plan->dies);
-	add_int(topology, "cores", plan->cores);
-	add_int(topology, "threads", plan->threads);
+	json_add_int(topology, "sockets", plan->sockets);
+	json_add_int(topology, "dies", plan->dies);
+	json_add_int(topology, "cores", plan->cores);
+	json_add_int(topology, "threads", plan->threads);
 	json_object_object_add(json, "topology", topology);
-	json_object_object_add(json, "locked", json_object_new_boolean(plan->locked));
-	json_object_object_add(json, "nosharepages", json_object_new_boolean(plan->nosharepages));
+	json_add_bool(json, "locked", plan->locked);
+	json_add_bool(json, "nosharepages", plan->nosharepages);
 	json_object_object_add(json, "idle-siblings", set_json(plan->siblings));
 	json_object_object_add(json, "why", lines_json(plan->why, plan->n_why));
 	json_object_object_add(json, "warnings", lines_json(plan->warnings, plan->n_warnings));
@@ -336,10 +325,11 @@ static int read_distances(struct plan *plan, struct json_object *json, struct er
 		if (!json_object_is_type(row, json_type_array) ||
 		    json_object_array_length(row) != n)
 			return error_set(err, EXIT_FAILED,
-					 "row %zu of the plan's distances is not %zu numbers", i, n);
+			                 "row %zu of the plan's distances is not %zu numbers", i,
+			                 n);
 		for (size_t j = 0; j < n; j++)
 			plan->distances[i * n + j] =
-				(unsigned)json_object_get_int(json_object_array_get_idx(row, j));
+			    (unsigned)json_object_get_int(json_object_array_get_idx(row, j));
 	}
 	return 0;
 }

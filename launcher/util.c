@@ -192,6 +192,21 @@ int write_file_atomic(int dirfd, const char *path, const char *text, struct erro
 	return error_set(err, EXIT_FAILED, "cannot write %s: %s", path, strerror(reason));
 }
 
+void json_add_string(struct json_object *json, const char *key, const char *value)
+{
+	json_object_object_add(json, key, json_object_new_string(value));
+}
+
+void json_add_int(struct json_object *json, const char *key, int64_t value)
+{
+	json_object_object_add(json, key, json_object_new_int64(value));
+}
+
+void json_add_bool(struct json_object *json, const char *key, bool value)
+{
+	json_object_object_add(json, key, json_object_new_boolean(value));
+}
+
 char *format_size(uint64_t bytes)
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB" };

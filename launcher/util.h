@@ -66,6 +66,11 @@ int64_t read_number(const char *format, ...) __attribute__((format(printf, 1, 2)
  * over `path`, mode 0600. */
 int write_file_atomic(int dirfd, const char *path, const char *text, struct error *err);
 
+/* Adds a member to a JSON object; strings are copied. */
+void json_add_string(struct json_object *json, const char *key, const char *value);
+void json_add_int(struct json_object *json, const char *key, int64_t value);
+void json_add_bool(struct json_object *json, const char *key, bool value);
+
 /* A size in the largest unit that divides it: "2MiB", "16GiB", "4096B". The caller frees. */
 char *format_size(uint64_t bytes);
 
