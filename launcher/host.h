@@ -14,17 +14,25 @@
 
 #include "error.h"
 
+struct json_object;
+
 struct host_pages {
 	uint64_t size;        /* bytes of one huge page */
 	uint64_t total, free; /* pages */
 };
 
+/* Every CPU is in at most one node: where hwloc gives it several (HBM beside DRAM, CXL memory local
+ * to a whole package), in the DRAM-like one with the fewest CPUs; the others are memory only.
+ *
+ * `free` of the live machine is MemFree plus the page cache that is clean and not mapped, so
+ * that the kernel can drop it at once; slab, which it may or may not give back, does not count.
+ * On a described host it is the memory less the huge pages. */
 struct host_node {
 	unsigned id;              /* OS index */
 	hwloc_bitmap_t cpus;      /* may be empty: memory only */
 	uint64_t memory;          /* bytes; 0 on a node without memory */
-	uint64_t free;            /* bytes; on a described host the same as memory */
-	struct host_pages *pages; /* ascending by size */
+	uint64_t free;            /* bytes that plain pages can still take; see above */
+	struct host_pages *pages; /* ascending by size; huge ones only */
 	size_t n_pages;
 	unsigned *distances; /* to every node, in the order of host.nodes; 10 = local */
 };
@@ -33,8 +41,14 @@ struct host_core {
 	hwloc_bitmap_t cpus; /* SMT siblings, at least one PU */
 	int node;            /* OS index of its NUMA node, -1 if none */
 	int l3;              /* index in host.l3s, -1 if none */
-	int package;         /* OS index, -1 if none */
-	int kind;            /* core kind, 0 the least efficient... -1 where there is only one */
+	int package;         /* index in host.packages, -1 if none */
+	int kind;            /* index in host.kinds, -1 where there is only one or it has none */
+};
+
+/* CPUs of one kind ("P cores", "E cores"), the slowest and most frugal kind first. */
+struct host_kind {
+	hwloc_bitmap_t cpus;
+	int efficiency; /* hwloc's rank, higher is faster; -1: it could not rank the kinds */
 };
 
 struct host_l3 {
@@ -43,13 +57,13 @@ struct host_l3 {
 };
 
 struct host_package {
-	int id; /* OS index */
+	int id; /* OS index; -1 where there is none, and not unique on some machines */
 	hwloc_bitmap_t cpus;
 };
 
 struct host {
 	bool live; /* this machine; false: described by XML or a synthetic string */
-	struct host_package *packages;
+	struct host_package *packages; /* ascending by lowest PU */
 	size_t n_packages;
 	struct host_node *nodes; /* ascending by OS index; at least one (hwloc makes one up) */
 	size_t n_nodes;
@@ -57,15 +71,22 @@ struct host {
 	size_t n_cores;
 	struct host_l3 *l3s; /* ascending by lowest PU */
 	size_t n_l3s;
+	struct host_kind *kinds; /* empty where hwloc knows of none; may leave CPUs out */
+	size_t n_kinds;
 	hwloc_bitmap_t cpus;     /* online PUs */
 	hwloc_bitmap_t allowed;  /* CPUs that may be used; see host_allowed_cpus() */
 	hwloc_bitmap_t isolated; /* isolcpus and isolated partitions, a subset of cpus */
 	uint64_t page_size;      /* bytes of a base page */
+
+	/* Private: by CPU number, the index of its core and its node, -1 for none. */
+	int *core_by_cpu, *node_by_cpu;
+	size_t n_by_cpu;
 };
 
 /* Loads the host. `description` is NULL for the live machine, the path of an hwloc XML file, or
  * a synthetic description ("numa:2 l3:2 core:4 pu:2"). Errors: EXIT_SPEC when the description is
- * unreadable or wrong, EXIT_FAILED when the machine cannot be read. */
+ * unreadable or wrong, EXIT_FAILED when the machine cannot be read. Takes variables of hwloc
+ * (HWLOC_*) out of the environment: they could turn the live machine into another one. */
 struct host *host_load(const char *description, struct error *err);
 void host_free(struct host *host);
 
@@ -83,6 +104,9 @@ const struct host_core *host_core_of_cpu(const struct host *host, unsigned cpu);
 
 /* Pages of that size on the node, NULL if the node has none of that size (not even total 0). */
 const struct host_pages *host_node_pages(const struct host_node *node, uint64_t size);
+
+/* The host as JSON, with the keys of `ancla host --json` except "claims". The caller puts it. */
+struct json_object *host_json(const struct host *host);
 
 /* The CPUs that this process may use (live): those the kernel grants a throwaway thread which
  * asks for every CPU, so that isolated CPUs are in; but an inherited mask that is narrower than

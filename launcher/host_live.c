@@ -1,0 +1,137 @@
+/* What is read from /proc and /sys of this machine: memory, huge pages, distances. */
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpulist.h"
+#include "host_parts.h"
+#include "util.h"
+
+#define SYS_NODES "/sys/devices/system/node"
+
+/* Files of /proc and /sys that we read are pages at most, or a line per node. */
+#define SYS_LIMIT (1u << 20)
+
+static char *read_sys(const char *path)
+{
+	cleanup_error struct error err = ERROR_INIT;
+	char *text = NULL;
+
+	return read_file(path, SYS_LIMIT, &text, NULL, &err) < 0 ? NULL : text;
+}
+
+/* The bytes of a line "Key:  123 kB", "Node 0 Key:  123 kB"; 0 where there is none. */
+static uint64_t meminfo_value(const char *text, const char *key)
+{
+	size_t length = strlen(key);
+
+	for (const char *p = text; (p = strstr(p, key)); p += length)
+		if ((p == text || p[-1] == ' ' || p[-1] == '\n') && p[length] == ':')
+			return strtoull(p + length + 1, NULL, 10) * 1024;
+	return 0;
+}
+
+/* What a new allocation can have at once: see struct host_node. Documentation: "meminfo" in
+ * Documentation/filesystems/proc.rst; file pages do not count tmpfs, which is on the anon list. */
+static void read_meminfo(struct host_node *node, const char *text)
+{
+	uint64_t cache =
+	    meminfo_value(text, "Active(file)") + meminfo_value(text, "Inactive(file)");
+	uint64_t busy = meminfo_value(text, "Mapped") + meminfo_value(text, "Dirty") +
+	                meminfo_value(text, "Writeback");
+
+	node->memory = meminfo_value(text, "MemTotal");
+	node->free = meminfo_value(text, "MemFree") + (cache > busy ? cache - busy : 0);
+}
+
+static int compare_pages(const void *a, const void *b)
+{
+	uint64_t left = ((const struct host_pages *)a)->size;
+	uint64_t right = ((const struct host_pages *)b)->size;
+
+	return left < right ? -1 : left > right;
+}
+
+/* The huge pages of a directory with hugepages-*kB/ (Documentation/admin-guide/mm/hugetlbpage.rst,
+ * the same names for a node and for the whole machine). */
+static void read_hugepages(struct host_node *node, const char *path)
+{
+	DIR *dir = opendir(path);
+
+	free(node->pages);
+	node->pages = NULL;
+	node->n_pages = 0;
+	if (!dir)
+		return;
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		unsigned long long kib;
+
+		if (sscanf(entry->d_name, "hugepages-%llukB", &kib) != 1)
+			continue;
+		int64_t total = read_number("%s/%s/nr_hugepages", path, entry->d_name);
+		int64_t unused = read_number("%s/%s/free_hugepages", path, entry->d_name);
+		struct host_pages *pages = array_append(&node->pages, &node->n_pages);
+
+		pages->size = kib * 1024;
+		pages->total = total > 0 ? (uint64_t)total : 0;
+		pages->free = unused > 0 ? (uint64_t)unused : 0;
+	}
+	closedir(dir);
+	if (node->pages)
+		qsort(node->pages, node->n_pages, sizeof(*node->pages), compare_pages);
+}
+
+/* A kernel without NUMA has no node directories: then the machine is the node. */
+void host_live_memory(struct host *host)
+{
+	bool numa = access(SYS_NODES, F_OK) == 0;
+
+	host->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+	for (size_t i = 0; i < host->n_nodes; i++) {
+		struct host_node *node = &host->nodes[i];
+		cleanup_free char *base = xasprintf(SYS_NODES "/node%u", node->id);
+		cleanup_free char *meminfo =
+		    numa ? xasprintf("%s/meminfo", base) : xstrdup("/proc/meminfo");
+		cleanup_free char *hugepages =
+		    numa ? xasprintf("%s/hugepages", base) : xstrdup("/sys/kernel/mm/hugepages");
+		cleanup_free char *text = read_sys(meminfo);
+
+		if (text)
+			read_meminfo(node, text);
+		read_hugepages(node, hugepages);
+	}
+}
+
+/* One row: the distances to the online nodes, in their order. */
+static void read_row(struct host *host, struct host_node *node, hwloc_const_bitmap_t online)
+{
+	cleanup_free char *path = xasprintf(SYS_NODES "/node%u/distance", node->id);
+	cleanup_free char *text = read_sys(path);
+	char *p = text;
+
+	for (int id = hwloc_bitmap_first(online); text && id >= 0;
+	     id = hwloc_bitmap_next(online, id)) {
+		char *end;
+		unsigned long distance = strtoul(p, &end, 10);
+		const struct host_node *other = host_node(host, (unsigned)id);
+
+		if (end == p)
+			return;
+		if (other)
+			node->distances[other - host->nodes] = (unsigned)distance;
+		p = end;
+	}
+}
+
+void host_live_distances(struct host *host)
+{
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_bitmap hwloc_bitmap_t online = NULL;
+	cleanup_free char *list = read_sys(SYS_NODES "/online");
+
+	if (!list || cpulist_parse(list, &online, &err) < 0)
+		return;
+	for (size_t i = 0; i < host->n_nodes; i++)
+		read_row(host, &host->nodes[i], online);
+}

@@ -1,0 +1,182 @@
+/* A topology from hwloc: of the live machine, an XML file, or a synthetic description. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cpulist.h"
+#include "host_parts.h"
+#include "quote.h"
+#include "util.h"
+
+/* Exported by hwloc, a machine of 2,048 PUs takes 2 MB. */
+#define XML_LIMIT (64u << 20)
+
+/* What of a description an error message shows, in bytes. */
+#define SHOWN_LIMIT 200
+
+#define SYNTHETIC_EXAMPLE "\"numa:2 l3:2 core:4 pu:2\""
+
+/* hwloc's variables can replace the live machine by a file and make the library talk; its plugins
+ * (CUDA, OpenCL, GL, PCI; another XML parser) cost time at every start and change what a file
+ * means. The same command has to see the same host on every machine; and nothing foreign is
+ * printed. */
+static void hide_environment(void)
+{
+	for (char **variable = environ; variable && *variable;) {
+		if (strncmp(*variable, "HWLOC_", 6) != 0) {
+			variable++;
+			continue;
+		}
+		cleanup_free char *name = strndup(*variable, strcspn(*variable, "="));
+		if (!name || unsetenv(name) < 0)
+			variable++;
+	}
+	setenv("HWLOC_HIDE_ERRORS", "2", 1);
+	setenv("HWLOC_PLUGINS_PATH", "/dev/null", 1);
+}
+
+/* The product of the levels' arities ("numa:2 core:4" is 8), as far as we need to know it:
+ * hwloc would try to build any number of PUs. */
+static uint64_t synthetic_size(const char *text)
+{
+	uint64_t size = 1;
+	int depth = 0;
+
+	for (const char *p = text; *p && size <= CPULIST_MAX; p++) {
+		bool starts = p == text || p[-1] == ' ' || p[-1] == ':';
+
+		if (*p == '(' || *p == '[')
+			depth++;
+		else if (*p == ')' || *p == ']')
+			depth--;
+		else if (depth == 0 && starts && *p >= '0' && *p <= '9') {
+			uint64_t arity = strtoul(p, NULL, 10);
+
+			size *= arity <= CPULIST_MAX ? arity : CPULIST_MAX + 1;
+		}
+	}
+	return size;
+}
+
+static int load_synthetic(hwloc_topology_t topology, const char *text, struct error *err)
+{
+	cleanup_free char *shown = escape(text, strlen(text), SHOWN_LIMIT);
+
+	if (synthetic_size(text) > CPULIST_MAX)
+		return error_set(err, EXIT_SPEC, "synthetic host \"%s\" has more than %d CPUs",
+		                 shown, CPULIST_MAX);
+	if (hwloc_topology_set_synthetic(topology, text) < 0)
+		return error_set(err, EXIT_SPEC,
+		                 "no file \"%s\", and hwloc cannot read it as a synthetic host: "
+		                 "expected levels from the outside in, as in " SYNTHETIC_EXAMPLE,
+		                 shown);
+	if (hwloc_topology_load(topology) < 0)
+		return error_set(err, EXIT_SPEC, "hwloc cannot build the host \"%s\": %s", shown,
+		                 strerror(errno));
+	return 0;
+}
+
+/* What is wrong with a file that is better not shown to hwloc; NULL if nothing strikes us. */
+static const char *xml_fault(const char *text, size_t length)
+{
+	if (length == 0)
+		return "it is empty";
+	if (strlen(text) != length || !strstr(text, "<topology"))
+		return "it is not XML of hwloc (write one with: lstopo --of xml FILE)";
+	if (!strstr(text, "</topology>"))
+		return "it is cut short: its end, </topology>, is missing";
+	return NULL;
+}
+
+/* What is wrong with a file that hwloc did not load. */
+static const char *xml_load_fault(const char *text)
+{
+	const char *version = strstr(text, "<topology version=\"");
+
+	if (version &&
+	    strtoul(version + strlen("<topology version=\""), NULL, 10) > HWLOC_API_VERSION >> 16)
+		return "it was written by a newer hwloc (write it with: lstopo "
+		       "--export-xml-flags v2 --of xml FILE)";
+	return "hwloc finds a mistake in it";
+}
+
+static int load_xml(hwloc_topology_t topology, const char *path, struct error *err)
+{
+	cleanup_free char *text = NULL;
+	const char *fault;
+	size_t length;
+
+	if (read_file(path, XML_LIMIT, &text, &length, err) < 0) {
+		err->code = EXIT_SPEC;
+		return error_prefix(err, "host description: ");
+	}
+	fault = xml_fault(text, length);
+	if (!fault && (hwloc_topology_set_xmlbuffer(topology, text, (int)length + 1) < 0 ||
+	               hwloc_topology_load(topology) < 0))
+		fault = xml_load_fault(text);
+	if (!fault)
+		return 0;
+	cleanup_free char *shown = escape(path, strlen(path), SHOWN_LIMIT);
+	return error_set(err, EXIT_SPEC, "cannot read the host from \"%s\": %s", shown, fault);
+}
+
+/* Only what placement looks at. Groups stay (as structure): without them hwloc hangs a node
+ * whose CPUs are no other object's on a parent that has more CPUs. */
+static int set_filters(hwloc_topology_t topology, bool live)
+{
+	unsigned long flags = live ? HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED : 0;
+
+	if (hwloc_topology_set_flags(topology, flags | HWLOC_TOPOLOGY_FLAG_NO_MEMATTRS) < 0 ||
+	    hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE) < 0 ||
+	    hwloc_topology_set_icache_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE) < 0 ||
+	    hwloc_topology_set_type_filter(topology, HWLOC_OBJ_MISC, HWLOC_TYPE_FILTER_KEEP_NONE) <
+	        0)
+		return -1;
+	/* CPUID adds nothing that we use to what the kernel says, and costs half of the time:
+	 * it visits every CPU. */
+	return live ? hwloc_topology_set_components(topology,
+	                                            HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, "x86")
+	            : 0;
+}
+
+static int load_live(hwloc_topology_t topology, struct error *err)
+{
+	if (hwloc_topology_load(topology) < 0)
+		return error_set(err, EXIT_FAILED, "hwloc cannot read this machine: %s",
+		                 strerror(errno));
+	return 0;
+}
+
+static int load(hwloc_topology_t topology, const char *description, struct error *err)
+{
+	if (!description)
+		return load_live(topology, err);
+	if (access(description, F_OK) == 0)
+		return load_xml(topology, description, err);
+	if (strchr(description, ':') && !strchr(description, '/'))
+		return load_synthetic(topology, description, err);
+	int reason = errno;
+	cleanup_free char *shown = escape(description, strlen(description), SHOWN_LIMIT);
+	return error_set(err, EXIT_SPEC,
+	                 "cannot read the host from \"%s\": %s; expected an XML file of hwloc or a "
+	                 "synthetic description such as " SYNTHETIC_EXAMPLE,
+	                 shown, strerror(reason));
+}
+
+hwloc_topology_t host_topology_open(const char *description, struct error *err)
+{
+	hwloc_topology_t topology;
+
+	hide_environment();
+	if (hwloc_topology_init(&topology) < 0) {
+		error_set(err, EXIT_FAILED, "hwloc does not start: %s", strerror(errno));
+		return NULL;
+	}
+	if (set_filters(topology, !description) < 0)
+		error_set(err, EXIT_FAILED, "hwloc refuses its settings: %s", strerror(errno));
+	else if (load(topology, description, err) == 0)
+		return topology;
+	hwloc_topology_destroy(topology);
+	return NULL;
+}
