@@ -15,9 +15,10 @@
 
 struct caps_model {
 	char *name;         /* "Broadwell-v1", "host", "max" */
+	char *alias_of;     /* "Broadwell-v1" for "Broadwell", else NULL */
 	char **unavailable; /* features that the accelerator cannot give it; empty: runs in full */
 	size_t n_unavailable;
-	int score;    /* number of features it has in full, -1 if not asked; for host-model */
+	int score;    /* number of its features, -1 if it cannot be a host-model */
 	char *vendor; /* "GenuineIntel", NULL if not asked */
 };
 
@@ -51,14 +52,16 @@ const struct caps_model *caps_model(const struct caps *caps, const char *name);
 bool caps_knows_feature(const struct caps *caps, const char *feature);
 bool caps_gives_feature(const struct caps *caps, const char *feature);
 
-/* The best named model that the accelerator can run in full: of the host's vendor if there is
- * one, with most features, the lexically last among equals. NULL if there is none. */
+/* The best named model that the accelerator can run in full: with KVM one of the host's vendor
+ * (TCG emulates all vendors alike), with most features, the highest version among equals; a
+ * 32-bit one only where the accelerator has no long mode. NULL if there is none. */
 const struct caps_model *caps_host_model(const struct caps *caps);
 
 /* Asks the binary (a name to look up in PATH, or a path) for one accelerator, or takes the answer
  * from the cache: keyed by path, inode, size, mtime, accelerator and, with KVM, the host's boot
  * id. A cache that cannot be written is no error. Errors (EXIT_GRANT): no such binary, not
- * executable, not QEMU, exits at once (with its last words), hangs (limit 10 s). */
+ * executable, not QEMU, exits at once (with its last words), hangs (limit 10 s), has no such
+ * accelerator, KVM does not work here (with the reason). */
 struct caps *caps_load(const char *binary, enum accel accel, struct error *err);
 
 /* Reads, prints the form that the cache and `--qemu-caps FILE` have: JSON, stable. */
