@@ -64,7 +64,9 @@ int cpulist_parse(const char *text, hwloc_bitmap_t *set, struct error *err)
 			                 "\"%.60s\" is not part of a list: expected numbers up to "
 			                 "%d and ranges, as in \"0-3,8\", \"0-31:2\" or \"0-7,^2\"",
 			                 part, CPULIST_MAX);
-		for (unsigned i = first; i <= last; i += step) {
+		if (step == 1 && !exclude)
+			hwloc_bitmap_set_range(result, first, (int)last);
+		for (unsigned i = first; i <= last && (step > 1 || exclude); i += step) {
 			if (exclude)
 				hwloc_bitmap_clr(result, i);
 			else
