@@ -310,6 +310,11 @@ static int check_can(const struct building *b, struct error *err)
 	return 0;
 }
 
+static int compare_inherited(const void *a, const void *b)
+{
+	return ((const struct inherited *)a)->fd - ((const struct inherited *)b)->fd;
+}
+
 struct command_line *command_line(const struct spec *spec, const struct plan *plan,
                                   const struct caps *caps, struct error *err)
 {
@@ -330,6 +335,7 @@ struct command_line *command_line(const struct spec *spec, const struct plan *pl
 	add_actions(&b);
 	if (argv_devices(&b, err) < 0)
 		return NULL;
+	qsort(line->inherited, line->n_inherited, sizeof(*line->inherited), compare_inherited);
 	return take_pointer(&line);
 }
 

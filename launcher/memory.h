@@ -18,9 +18,10 @@
 #include "host.h"
 #include "plan.h"
 
-/* Makes the file that backs one guest node (BACKING_MEMFD or BACKING_PATH): sized, empty,
- * close-on-exec, gone when its last descriptor is closed. Returns the descriptor, owned by the
- * caller, or -1 (EXIT_GRANT). `label` names it in /proc ("ancla-NAME-node0"). */
+/* Makes the file that backs one guest node (BACKING_MEMFD or BACKING_PATH): sized, empty, its
+ * huge pages reserved (a reservation is of the file, not of a node), close-on-exec, gone when its
+ * last descriptor is closed. `path` is the directory of BACKING_PATH; `label` names a memfd in
+ * /proc ("ancla-NAME-node0"). Returns the descriptor, owned by the caller, or -1 (EXIT_GRANT). */
 int memory_create(const struct plan_memory *memory, const char *path, const char *label,
                   struct error *err);
 
@@ -28,9 +29,11 @@ int memory_create(const struct plan_memory *memory, const char *path, const char
 struct fill;
 
 /* Starts filling every region whose fill is FILL_LAUNCHER; fds[i] belongs to plan->memory[i] (-1
- * where there is none) and stays the caller's. The threads run at SCHED_IDLE, out of the way of
- * QEMU's start, if they may leave it again. NULL and an error if it cannot be started; also NULL,
- * without an error, never: a plan with nothing to fill gives a fill that is done. */
+ * where there is none) and stays the caller's; the plan must outlive the fill, the host need not.
+ * The threads run on CPUs of the host nodes: never on an isolated CPU, where somebody's real-time
+ * thread may be, unless it is a vCPU's of this plan; at SCHED_IDLE, out of the way of QEMU's
+ * start, if they may leave it again. NULL and an error if it cannot be started; never NULL without
+ * an error: a plan with nothing to fill gives a fill that is done, without a thread. */
 struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds,
                         struct error *err);
 
@@ -43,8 +46,11 @@ void fill_progress(const struct fill *fill, uint64_t *done, uint64_t *total);
 /* From now on at normal priority: QEMU has greeted. */
 void fill_hurry(struct fill *fill);
 
-/* Waits for the threads, frees the fill and unmaps; 0, or -1 and the first error: EXIT_GRANT with
- * guest node, host nodes, page size, pages had and needed. */
+/* Waits for the threads; 0, or -1 and the first error: EXIT_GRANT with guest node, host nodes,
+ * page size, pages had and needed. The fill stays, with its mappings, for fill_residency(). */
+int fill_wait(struct fill *fill, struct error *err);
+
+/* fill_wait(), then unmaps (10 ms a GiB of plain pages: better after `cont`) and frees the fill. */
 int fill_finish(struct fill *fill, struct error *err);
 
 /* Stops as soon as each thread ends its chunk, frees everything. NULL is allowed. */
@@ -52,47 +58,64 @@ void fill_cancel(struct fill *fill);
 
 /* Where the pages of one region really are. */
 struct residency {
-	uint64_t *pages; /* by OS index of the node, n_nodes of them */
+	uint64_t *pages; /* by OS index of the node, n_nodes of them; NULL with n_nodes 0 */
 	size_t n_nodes;
 	uint64_t resident;  /* pages in all, of page_size bytes */
 	uint64_t page_size; /* bytes, as the kernel reports it for the mapping */
 };
 
-/* Reads it through a mapping of our own of the same file: every page that the file holds is mapped
- * (MADV_POPULATE_READ, data extents only, so that nothing is allocated), then counted by node from
- * our own numa_maps. A file of hugetlbfs that is not full (it has no extents to ask for) is
- * refused with errno ENODATA in `*reason` semantics of residency_of_process() instead: see there.
- * `fd` may be a descriptor of our own or opened from /proc/PID/fd/N. The caller frees .pages. */
+/* What residency_of_file() would say of every region that the fill has filled, but without mapping
+ * the pages once more: a quarter of the time with plain pages. After fill_wait(). list[i] belongs
+ * to plan->memory[i], page_size is 0 where the launcher filled nothing. The caller frees every
+ * list[i].pages. */
+int fill_residency(const struct fill *fill, struct residency *list, struct error *err);
+
+/* Reads it through a mapping of our own of the same file: maps every page that the file holds
+ * (MADV_POPULATE_READ) and none that it does not, so that nothing is allocated, then counts them
+ * by node in our own numa_maps. `fd` may be a descriptor of our own or opened from
+ * /proc/PID/fd/N, for reading and writing.
+ *
+ * Returns 0, -1 with an error, or 1, without one, when it cannot be known without allocating pages:
+ * a file of hugetlbfs that is not full cannot be asked which pages it holds, except where
+ * userfaultfd(2) is granted. Then only the processes that touched the pages know: see
+ * mappings_of_process(). After 0 the caller frees .pages. */
 int residency_of_file(int fd, uint64_t size, struct residency *result, struct error *err);
 
-/* What a process's page tables say of one of its mappings: the truth for anonymous memory, and
- * for lazily filled files (whose pages exist only if that process touched them). */
+/* What a process's page tables say of one of its mappings: the truth for anonymous memory; of a
+ * file, the pages that this process has touched. */
 struct mapping {
 	uintptr_t start;
 	uint64_t size;
 	struct residency residency;
-	char policy[64]; /* as numa_maps shows it: "bind:0", "prefer:1", "interleave:0-1", "default"
-	                  */
-	bool locked;     /* VmFlags "lo" */
-	bool mergeable;  /* VmFlags "mg" */
+	char policy[64];    /* as numa_maps shows it: see memory_policy_matches() */
+	bool locked;        /* VmFlags "lo" */
+	bool mergeable;     /* VmFlags "mg" */
 	bool in_core_dumps; /* no VmFlags "dd" */
 	bool hugetlb;       /* VmFlags "ht" */
-	uint64_t
-	    thp; /* bytes in anonymous or shmem huge pages (smaps AnonHugePages + ShmemPmdMapped) */
+	uint64_t thp;       /* bytes in huge pages: smaps AnonHugePages and ShmemPmdMapped */
 };
 
-/* All mappings of the process that map the given file (device and inode), or, with `fd` -1, all its
- * private anonymous mappings of exactly `size` bytes. `list` is the caller's: mappings_free(). */
+/* All mappings of the process that map the given file (device and inode; neighbours of the same
+ * policy and flags are one), or, with `fd` -1, all its private anonymous mappings of exactly
+ * `size` bytes. In order of address; none is no error. The caller frees the list with
+ * mappings_free(). */
 int mappings_of_process(pid_t pid, int fd, uint64_t size, struct mapping **list, size_t *count,
                         struct error *err);
 void mappings_free(struct mapping *list, size_t count);
 
-/* The policy as numa_maps would show it for this region: "bind:0", or "default" without nodes and
- * with restrictive. The caller frees. */
+/* The policy as numa_maps would show it for this region on this kernel: "bind:0",
+ * "interleave:0-1", "prefer:1", "prefer (many):0-1", or "default" without nodes and with
+ * restrictive. The caller frees. */
 char *memory_policy_shown(const struct plan_memory *memory);
 
+/* Whether what numa_maps shows is the region's policy. With preferred there are two ways to say it
+ * (MPOL_PREFERRED, which knows one node, and MPOL_PREFERRED_MANY since Linux 5.15) and it depends
+ * on the QEMU and the libnuma which one is taken. */
+bool memory_policy_matches(const struct plan_memory *memory, const char *shown);
+
 /* set_mempolicy(2) for the calling thread, inherited over exec: MPOL_BIND for restrictive,
- * MPOL_PREFERRED otherwise. An empty or NULL set: the default policy. */
+ * preferred otherwise. An empty or NULL set: the default policy. Allocates nothing unless it fails,
+ * so that it can be called between fork and exec. */
 int memory_policy_of_thread(enum mem_policy policy, hwloc_const_bitmap_t nodes, struct error *err);
 
 #endif

@@ -38,18 +38,3 @@ int value_of(const struct name_table *table, const char *name)
 			return (int)i;
 	return -1;
 }
-
-const char *scheduler_name(enum scheduler scheduler)
-{
-	return name_of(&names_scheduler, scheduler);
-}
-
-const char *mem_policy_name(enum mem_policy policy)
-{
-	return name_of(&names_mem_policy, policy);
-}
-
-const char *accel_name(enum accel accel)
-{
-	return name_of(&names_accel, accel);
-}

@@ -38,6 +38,14 @@ static void choose_backing(const struct spec *spec, struct plan_memory *memory)
 	memory->shared = memory->backing != BACKING_ANON;
 }
 
+static bool has_vhost(const struct spec *spec)
+{
+	for (size_t i = 0; i < spec->n_nics; i++)
+		if (spec->nics[i].vhost)
+			return true;
+	return false;
+}
+
 static bool has_vhost_user(const struct spec *spec)
 {
 	for (size_t i = 0; i < spec->n_nics; i++)
@@ -72,6 +80,8 @@ static void start_plan(struct placing *p, enum accel accel)
 	plan->smt = spec->placement.smt;
 	plan->vcpus_online = spec->vcpus;
 	plan->locked = spec->backing.locked;
+	plan->pages_required = spec->strictness.hugepages == STRICTNESS_REQUIRE;
+	plan->kernel_threads = accel == ACCEL_KVM || has_vhost(spec);
 	plan->nosharepages = spec->backing.nosharepages;
 	plan->memory_path = spec->backing.path ? xstrdup(spec->backing.path) : NULL;
 	plan->emulator_sched = spec->cputune.emulatorsched;

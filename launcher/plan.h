@@ -71,6 +71,8 @@ struct plan {
 	unsigned *distances; /* n_memory × n_memory between guest nodes; NULL: QEMU's default */
 	int sockets, dies, cores, threads; /* the product is n_vcpus */
 	bool locked, nosharepages;
+	bool kernel_threads; /* the kernel may run threads of its own for this VM (KVM, vhost) */
+	bool pages_required; /* huge pages that turn out smaller are a failure, not a fact */
 	char *memory_path;       /* of BACKING_PATH */
 	hwloc_bitmap_t siblings; /* CPUs kept idle beside dedicated vCPUs (smt: isolate) */
 	char **why;              /* one sentence each: what was chosen, what was rejected */

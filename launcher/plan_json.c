@@ -125,6 +125,8 @@ struct json_object *plan_to_json(const struct plan *plan)
 	json_object_object_add(json, "topology", topology);
 	json_add_bool(json, "locked", plan->locked);
 	json_add_bool(json, "nosharepages", plan->nosharepages);
+	json_add_bool(json, "pages-required", plan->pages_required);
+	json_add_bool(json, "kernel-threads", plan->kernel_threads);
 	json_object_object_add(json, "idle-siblings", set_json(plan->siblings));
 	json_object_object_add(json, "why", lines_json(plan->why, plan->n_why));
 	json_object_object_add(json, "warnings", lines_json(plan->warnings, plan->n_warnings));
@@ -347,6 +349,8 @@ static int read_header(struct plan *plan, struct json_object *json, struct error
 	    get_name(json, "smt", &names_smt, &smt, err) < 0 ||
 	    get_bool(json, "locked", &plan->locked, err) < 0 ||
 	    get_bool(json, "nosharepages", &plan->nosharepages, err) < 0 ||
+	    get_bool(json, "pages-required", &plan->pages_required, err) < 0 ||
+	    get_bool(json, "kernel-threads", &plan->kernel_threads, err) < 0 ||
 	    get(json, "emulator", json_type_object, &emulator, err) < 0 ||
 	    get_set(emulator, "cpus", &plan->emulator, err) < 0 ||
 	    get_sched(emulator, &plan->emulator_sched, err) < 0 ||

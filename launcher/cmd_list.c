@@ -1,0 +1,102 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "command.h"
+#include "cpulist.h"
+#include "util.h"
+#include "vm_client.h"
+
+struct listed {
+	char *name;
+	char *state;
+	pid_t pid;
+	size_t vcpus;
+	char *cpus; /* of all vCPUs */
+	uint64_t memory;
+};
+
+/* What the VM says of itself; a VM that cannot be asked is still listed. */
+static void describe(const char *name, struct listed *vm)
+{
+	cleanup_vm_client struct vm_client client = VM_CLIENT_INIT;
+	cleanup_bitmap hwloc_bitmap_t cpus = xbitmap();
+	cleanup_error struct error err = ERROR_INIT;
+
+	*vm = (struct listed){ .name = xstrdup(name) };
+	if (vm_client_open(&client, name, &err) == 0 && vm_client_connect(&client, &err) == 0 &&
+	    vm_client_query(&client, &err) == 0)
+		vm->state = xstrdup(client.run_state);
+	else
+		vm->state = xstrdup(client.state.state && client.pidfd >= 0 ? client.state.state
+		                                                            : "ending");
+	vm->pid = client.state.qemu;
+	for (size_t i = 0; client.plan && i < client.plan->n_vcpus; i++)
+		hwloc_bitmap_or(cpus, cpus, client.plan->vcpus[i].cpus);
+	vm->vcpus = client.plan ? (size_t)client.plan->vcpus_online : 0;
+	for (size_t i = 0; client.plan && i < client.plan->n_memory; i++)
+		vm->memory += client.plan->memory[i].size;
+	vm->cpus = cpulist_format(cpus);
+}
+
+static struct json_object *listed_json(const struct listed *vm)
+{
+	struct json_object *json = json_object_new_object();
+
+	json_add_string(json, "name", vm->name);
+	json_add_string(json, "state", vm->state);
+	json_add_int(json, "pid", vm->pid);
+	json_add_int(json, "vcpus", (int64_t)vm->vcpus);
+	json_add_string(json, "cpus", vm->cpus);
+	json_add_int(json, "memory", (int64_t)vm->memory);
+	return json;
+}
+
+static void print_listed(const struct listed *vm)
+{
+	cleanup_free char *memory = format_size(vm->memory);
+
+	printf("%-24s %-10s %8d %6zu  %-16s %s\n", vm->name, vm->state, vm->pid, vm->vcpus,
+	       vm->cpus, memory);
+}
+
+static int run(const struct invocation *call)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_json struct json_object *list = json_object_new_array();
+	bool json = invocation_option(call, "json") != NULL;
+	char **names;
+	size_t count;
+
+	if (ledger_open(&ledger, false, &err) < 0 ||
+	    ledger_sweep(&ledger, &names, &count, &err) < 0)
+		return command_fail(&err);
+	ledger_close(&ledger);
+	if (!json && count)
+		printf("%-24s %-10s %8s %6s  %-16s %s\n", "NAME", "STATE", "QEMU", "VCPUS", "CPUS",
+		       "MEMORY");
+	for (size_t i = 0; i < count; i++) {
+		struct listed vm;
+		describe(names[i], &vm);
+		if (json)
+			json_object_array_add(list, listed_json(&vm));
+		else
+			print_listed(&vm);
+		free(vm.name);
+		free(vm.state);
+		free(vm.cpus);
+		free(names[i]);
+	}
+	free(names);
+	return json ? command_print_json(take_pointer(&list)) : command_flush();
+}
+
+static const struct command_option options[] = { OPTION_JSON, { 0 } };
+
+const struct command cmd_list = {
+	.name = "list",
+	.arguments = "",
+	.summary = "Show the VMs that run",
+	.options = options,
+	.run = run,
+};

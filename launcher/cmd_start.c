@@ -1,0 +1,165 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "launch.h"
+#include "spec_report.h"
+#include "supervise.h"
+#include "util.h"
+
+/* What the supervisor tells the command: the exit code in one byte, then text for the user. */
+
+static void tell_result(int pipe, int code, const char *text)
+{
+	char byte = (char)code;
+
+	if (write(pipe, &byte, 1) == 1 && write(pipe, text, strlen(text)) < 0) {
+		/* The command was killed: nobody is left to tell. */
+	}
+	close(pipe);
+}
+
+static char *success_text(const struct vm *vm)
+{
+	char *text = NULL;
+	size_t length;
+	FILE *out = open_memstream(&text, &length);
+
+	for (size_t i = 0; i < vm->plan->n_warnings; i++)
+		fprintf(out, "ancla: warning: %s\n", vm->plan->warnings[i]);
+	fprintf(out, "ancla: %s runs (QEMU %d): %zu threads, %zu checks, all as planned\n",
+	        vm->plan->name, vm->qemu.pid, vm->threads.count, vm->checks.count);
+	if (strcmp(vm->state.serial, "socket") == 0)
+		fprintf(out, "ancla: its console is the socket %s/%s\n", vm->dir.path, VM_SERIAL);
+	fclose(out);
+	return text;
+}
+
+static int use_null(int from, int to)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (int fd = from; null >= 0 && fd <= to; fd++)
+		if (dup2(null, fd) < 0)
+			return -1;
+	return null;
+}
+
+/* The supervisor: a session of its own, nothing of the caller's kept open. */
+static int supervisor(const struct spec *spec, int signals, int pipe)
+{
+	struct launch_options options = {
+		.signals = signals,
+		.terminal = -1,
+		.progress = isatty(STDERR_FILENO),
+	};
+	cleanup_error struct error err = ERROR_INIT;
+	struct vm vm;
+
+	setsid();
+	use_null(STDIN_FILENO, STDOUT_FILENO);
+	if (launch(spec, &options, &vm, &err) < 0) {
+		cleanup_free char *text = xasprintf("ancla: %s\n", err.message);
+		tell_result(pipe, (int)err.code, text);
+		return (int)err.code;
+	}
+	cleanup_free char *text = success_text(&vm);
+	use_null(STDERR_FILENO, STDERR_FILENO);
+	if (chdir("/") < 0) {
+		/* Then it stays where it is, which only keeps a mount busy. */
+	}
+	tell_result(pipe, EXIT_DONE, text);
+	supervise(&vm, false, &err);
+	vm_end(&vm);
+	return err.message ? (int)err.code : EXIT_DONE;
+}
+
+/* Passes a wish to stop on to the supervisor, which ends the launch and says so. */
+static void pass_signal(int signals, pid_t child)
+{
+	struct signalfd_siginfo info;
+
+	while (read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		kill(child, (int)info.ssi_signo);
+}
+
+/* Reads the supervisor's result; its death without one is an error, too. */
+static int wait_for_result(pid_t child, int pipe, int signals, struct error *err)
+{
+	char text[65536];
+	size_t size = 0;
+
+	for (;;) {
+		struct pollfd polls[2] = { { pipe, POLLIN, 0 }, { signals, POLLIN, 0 } };
+		if (poll(polls, 2, -1) < 0 && errno != EINTR)
+			return error_set(err, EXIT_FAILED, "cannot poll: %s", strerror(errno));
+		if (polls[1].revents)
+			pass_signal(signals, child);
+		if (!polls[0].revents)
+			continue;
+		ssize_t got = read(pipe, text + size, sizeof(text) - 1 - size);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			break;
+		size += (size_t)got;
+	}
+	if (size == 0) {
+		int status = 0;
+		waitpid(child, &status, 0);
+		cleanup_free char *how = spawn_describe(status);
+		return error_set(err, EXIT_FAILED, "the supervisor %s before the VM ran", how);
+	}
+	text[size] = '\0';
+	fputs(text + 1, stderr);
+	return text[0];
+}
+
+static int run(const struct invocation *call)
+{
+	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
+	cleanup_error struct error err = ERROR_INIT;
+	int ends[2], signals, result;
+
+	if (!spec)
+		return EXIT_SPEC;
+	signals = supervise_signals(&err);
+	if (signals < 0)
+		return command_fail(&err);
+	if (pipe2(ends, O_CLOEXEC) < 0) {
+		error_set(&err, EXIT_FAILED, "cannot make a pipe: %s", strerror(errno));
+		return command_fail(&err);
+	}
+	pid_t child = fork();
+	if (child == 0) {
+		close(ends[0]);
+		_exit(supervisor(spec, signals, ends[1]));
+	}
+	close(ends[1]);
+	if (child < 0) {
+		error_set(&err, EXIT_FAILED, "cannot fork the supervisor: %s", strerror(errno));
+		return command_fail(&err);
+	}
+	result = wait_for_result(child, ends[0], signals, &err);
+	return result < 0 ? command_fail(&err) : result;
+}
+
+const struct command cmd_start = {
+	.name = "start",
+	.arguments = "SPEC",
+	.min_args = 1,
+	.max_args = 1,
+	.summary = "Launch a VM and return once it runs and is verified",
+	.details =
+	    "Leaves a supervisor that holds nothing of the caller's: `ancla status`, `verify` "
+	    "and\n`stop` speak to the VM from then on. \"serial\": \"stdio\" becomes a socket.",
+	.run = run,
+};

@@ -1,0 +1,125 @@
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "command.h"
+#include "kernel.h"
+#include "launch.h"
+#include "util.h"
+#include "vm_client.h"
+
+/* How long the guest has to power down, in seconds, unless --timeout says otherwise. */
+#define POWERDOWN_S 30
+#define ASK_AGAIN_MS 2000
+
+/* Removes the directory, if the supervisor has not done so already. */
+static int sweep(struct error *err)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+	char **names;
+	size_t count;
+
+	if (ledger_open(&ledger, false, err) < 0 || ledger_sweep(&ledger, &names, &count, err) < 0)
+		return -1;
+	for (size_t i = 0; i < count; i++)
+		free(names[i]);
+	free(names);
+	return 0;
+}
+
+/* Tells QEMU something and waits for its end. True once it is gone. */
+static bool try(struct vm_client *client, const char *command, int timeout_ms)
+{
+	cleanup_error struct error err = ERROR_INIT;
+
+	/* The reply to `quit` may be the closing of the socket. */
+	if (vm_client_connect(client, &err) == 0)
+		vm_client_command(client, command, &err);
+	vm_client_disconnect(client);
+	return kernel_wait_gone(client->pidfd, timeout_ms);
+}
+
+/* A guest that is still booting does not hear the power button, so it is pressed again. */
+static bool power_down(struct vm_client *client, int timeout_ms)
+{
+	int64_t deadline = kernel_now_ms() + timeout_ms, left;
+
+	do {
+		left = deadline - kernel_now_ms();
+		if (try(client, "system_powerdown", left < ASK_AGAIN_MS ? (int)left : ASK_AGAIN_MS))
+			return true;
+	} while (left > ASK_AGAIN_MS);
+	return false;
+}
+
+/* The supervisor tidies up after QEMU: the VM is gone once it is. */
+static void wait_for_supervisor(const struct vm_client *client)
+{
+	cleanup_close int pidfd =
+		kernel_pidfd(client->state.launcher, client->state.launcher_start);
+
+	if (pidfd >= 0)
+		kernel_wait_gone(pidfd, LIMIT_QUIT_MS);
+}
+
+static int stop(struct vm_client *client, bool force, int seconds, struct error *err)
+{
+	const char *name = client->dir.name;
+
+	if (!force) {
+		if (power_down(client, seconds * 1000))
+			return 0;
+		fprintf(stderr, "ancla: the guest of \"%s\" did not power down within %d s\n", name,
+		        seconds);
+	}
+	if (try(client, "quit", LIMIT_QUIT_MS))
+		return 0;
+	fprintf(stderr, "ancla: QEMU of \"%s\" did not quit within %d s; killing it\n", name,
+	        LIMIT_QUIT_MS / 1000);
+	kernel_pidfd_kill(client->pidfd, SIGKILL);
+	if (kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
+		return 0;
+	return error_set(err, EXIT_FAILED,
+	                 "QEMU of \"%s\" (%d) is killed but not gone after %d s: it waits for the "
+	                 "kernel (see /proc/%d/stack)",
+	                 name, client->state.qemu, LIMIT_QUIT_MS / 1000, client->state.qemu);
+}
+
+static int run(const struct invocation *call)
+{
+	cleanup_vm_client struct vm_client client = VM_CLIENT_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+	const char *timeout = invocation_option(call, "timeout");
+	char *end = NULL;
+	long seconds = timeout ? strtol(timeout, &end, 10) : POWERDOWN_S;
+
+	if (timeout && (!*timeout || *end || seconds < 0 || seconds > 86400)) {
+		fprintf(stderr, "ancla stop: --timeout takes seconds from 0 to 86400, not \"%s\"\n",
+		        timeout);
+		return EXIT_USAGE;
+	}
+	if (vm_client_open(&client, call->args[0], &err) < 0 ||
+	    stop(&client, invocation_option(call, "force") != NULL, (int)seconds, &err) < 0)
+		return command_fail(&err);
+	wait_for_supervisor(&client);
+	return sweep(&err) < 0 ? command_fail(&err) : EXIT_DONE;
+}
+
+static const struct command_option options[] = {
+	{ "force", NULL, "do not ask the guest; QEMU quits at once" },
+	{ "timeout", "SECONDS", "how long the guest has to power down (30)" },
+	{ 0 },
+};
+
+const struct command cmd_stop = {
+	.name = "stop",
+	.arguments = "NAME",
+	.min_args = 1,
+	.max_args = 1,
+	.summary = "Stop a VM: ask the guest, then QEMU, then the kernel",
+	.details =
+	    "Each step has its time limit, and the next follows when it is over. Returns once\n"
+	    "QEMU is gone.",
+	.options = options,
+	.run = run,
+};

@@ -1,0 +1,80 @@
+#include <stdio.h>
+
+#include "command.h"
+#include "util.h"
+#include "verify.h"
+#include "vm_client.h"
+
+static struct json_object *checks_json(const struct checks *checks)
+{
+	struct json_object *json = json_object_new_object();
+	struct json_object *list = json_object_new_array();
+
+	json_add_bool(json, "ok", checks->failed == 0);
+	for (size_t i = 0; i < checks->count; i++) {
+		const struct check *check = &checks->list[i];
+		struct json_object *item = json_object_new_object();
+		json_add_string(item, "what", check->what);
+		json_add_string(item, "expected", check->expected);
+		json_add_string(item, "actual", check->actual);
+		json_add_bool(item, "ok", check->ok);
+		json_object_array_add(list, item);
+	}
+	json_object_object_add(json, "checks", list);
+	return json;
+}
+
+static void print_checks(const struct checks *checks)
+{
+	for (size_t i = 0; i < checks->count; i++) {
+		const struct check *check = &checks->list[i];
+		if (check->ok)
+			printf("ok      %s: %s\n", check->what, check->actual);
+		else
+			printf("DIFFERS %s: expected %s, the kernel has %s\n", check->what,
+			       check->expected, check->actual);
+	}
+}
+
+static int run(const struct invocation *call)
+{
+	cleanup_vm_client struct vm_client client = VM_CLIENT_INIT;
+	cleanup_checks struct checks checks = { 0 };
+	cleanup_error struct error err = ERROR_INIT;
+	int written;
+
+	if (vm_client_open(&client, call->args[0], &err) < 0 ||
+	    vm_client_connect(&client, &err) < 0 || vm_client_query(&client, &err) < 0)
+		return command_fail(&err);
+	vm_client_disconnect(&client);
+	verify_threads(client.plan, &client.threads, &checks);
+	if (verify_memory(client.plan, client.state.qemu, NULL, true, &checks, &err) < 0)
+		return command_fail(&err);
+	if (invocation_option(call, "json")) {
+		written = command_print_json(checks_json(&checks));
+	} else {
+		print_checks(&checks);
+		written = command_flush();
+	}
+	if (checks.failed == 0)
+		return written;
+	fprintf(stderr, "ancla: %zu of %zu checks of \"%s\" failed\n", checks.failed, checks.count,
+	        call->args[0]);
+	return EXIT_VERIFY;
+}
+
+static const struct command_option options[] = { OPTION_JSON, { 0 } };
+
+const struct command cmd_verify = {
+	.name = "verify",
+	.arguments = "NAME",
+	.min_args = 1,
+	.max_args = 1,
+	.summary = "Read the kernel back against the plan of a running VM",
+	.details =
+	    "Checks the CPUs, scheduler and priority of every thread, and of every guest node\n"
+	    "the pages (number, size, host nodes), the memory policy, the memory lock and the\n"
+	    "flags. Exits with 5 if anything differs.",
+	.options = options,
+	.run = run,
+};

@@ -1,0 +1,111 @@
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+#include <fcntl.h>
+
+#include "guard.h"
+#include "kernel.h"
+#include "util.h"
+
+/* Closes everything but three descriptors, so that the guard holds no lock and no socket. */
+static void close_others(int a, int b, int c)
+{
+	int keep[3] = { a, b, c };
+	unsigned from = 0;
+
+	for (int i = 0; i < 3; i++)
+		for (int j = i + 1; j < 3; j++)
+			if (keep[j] < keep[i]) {
+				int swap = keep[i];
+				keep[i] = keep[j];
+				keep[j] = swap;
+			}
+	for (int i = 0; i < 3; i++) {
+		if (keep[i] < 0)
+			continue;
+		if ((unsigned)keep[i] > from)
+			close_range(from, (unsigned)keep[i] - 1, 0);
+		from = (unsigned)keep[i] + 1;
+	}
+	close_range(from, ~0u, 0);
+}
+
+static ssize_t read_word(int fd, char *word)
+{
+	ssize_t got;
+
+	do
+		got = read(fd, word, 1);
+	while (got < 0 && errno == EINTR);
+	return got;
+}
+
+static void guard_main(int words, int pidfd, int terminal) __attribute__((noreturn));
+static void guard_main(int words, int pidfd, int terminal)
+{
+	struct termios before;
+	sigset_t all;
+	char word;
+
+	prctl(PR_SET_NAME, "ancla-guard");
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	if (terminal >= 0 && tcgetattr(terminal, &before) < 0)
+		terminal = -1;
+	setsid();
+	close_others(words, pidfd, terminal);
+	if (read_word(words, &word) != 1) {
+		kernel_pidfd_kill(pidfd, SIGKILL);
+		_exit(0);
+	}
+	close(pidfd);
+	if (terminal >= 0) {
+		/* Until the supervisor ends: then its end of the pipe closes. The supervisor has
+		 * put the terminal back already, unless it was killed. */
+		read_word(words, &word);
+		tcsetattr(terminal, TCSANOW, &before);
+	}
+	_exit(0);
+}
+
+int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return error_set(err, EXIT_FAILED, "cannot make a pipe for the guard: %s",
+		                 strerror(errno));
+	guard->pid = fork();
+	if (guard->pid == 0)
+		guard_main(ends[0], pidfd, terminal);
+	close(ends[0]);
+	guard->pipe = ends[1];
+	if (guard->pid > 0)
+		return 0;
+	guard->pid = 0;
+	close(ends[1]);
+	guard->pipe = -1;
+	return error_set(err, EXIT_FAILED, "cannot start the guard: %s", strerror(errno));
+}
+
+void guard_release(struct guard *guard)
+{
+	if (guard->pipe >= 0 && write(guard->pipe, "r", 1) < 0) {
+		/* The guard is gone: then nothing kills QEMU, which is what release means. */
+	}
+}
+
+void guard_end(struct guard *guard)
+{
+	if (guard->pipe >= 0)
+		close(guard->pipe);
+	guard->pipe = -1;
+	if (guard->pid > 0)
+		while (waitpid(guard->pid, NULL, 0) < 0 && errno == EINTR)
+			continue;
+	guard->pid = 0;
+}

@@ -1,0 +1,176 @@
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "util.h"
+
+/* Bytes of a CPU mask that any kernel takes: room for CPULIST_MAX + 1 CPUs. */
+#define MASK_WORDS (65536 / 64)
+
+int kernel_set_affinity(pid_t tid, hwloc_const_bitmap_t cpus)
+{
+	uint64_t mask[MASK_WORDS] = { 0 };
+	int last = hwloc_bitmap_last(cpus);
+	unsigned cpu;
+
+	hwloc_bitmap_foreach_begin(cpu, cpus) if (cpu / 64 < MASK_WORDS) mask[cpu / 64] |=
+	    1ull << (cpu % 64);
+	hwloc_bitmap_foreach_end();
+	return sched_setaffinity(tid, (size_t)(last / 64 + 1) * 8, (cpu_set_t *)mask);
+}
+
+int kernel_get_affinity(pid_t tid, hwloc_bitmap_t cpus)
+{
+	uint64_t mask[MASK_WORDS] = { 0 };
+	long bytes = syscall(SYS_sched_getaffinity, tid, sizeof(mask), mask);
+
+	if (bytes < 0)
+		return -1;
+	hwloc_bitmap_zero(cpus);
+	for (unsigned i = 0; i < (size_t)bytes / 8; i++)
+		hwloc_bitmap_set_ith_ulong(cpus, i, mask[i]);
+	return 0;
+}
+
+static const int linux_policies[] = {
+	[SCHED_UNSET] = SCHED_OTHER,    [SCHED_OF_OTHER] = SCHED_OTHER,
+	[SCHED_OF_BATCH] = SCHED_BATCH, [SCHED_OF_IDLE] = SCHED_IDLE,
+	[SCHED_OF_FIFO] = SCHED_FIFO,   [SCHED_OF_RR] = SCHED_RR,
+};
+
+int kernel_set_sched(pid_t tid, struct sched sched)
+{
+	struct sched_param param = { .sched_priority = sched.priority };
+
+	return sched_setscheduler(tid, linux_policies[sched.scheduler], &param);
+}
+
+int kernel_get_sched(pid_t tid, struct sched *sched)
+{
+	int policy = sched_getscheduler(tid);
+	struct sched_param param;
+
+	if (policy < 0 || sched_getparam(tid, &param) < 0)
+		return -1;
+	policy &= ~SCHED_RESET_ON_FORK;
+	for (size_t i = SCHED_OF_OTHER; i < ARRAY_SIZE(linux_policies); i++)
+		if (linux_policies[i] == policy) {
+			sched->scheduler = (enum scheduler)i;
+			sched->priority = param.sched_priority;
+			return 0;
+		}
+	errno = EINVAL;
+	return -1;
+}
+
+const char *kernel_sched_advice(int error)
+{
+	if (error != EPERM)
+		return "";
+	if (access("/sys/fs/cgroup/cpu/cpu.rt_runtime_us", F_OK) == 0)
+		return "; it needs CAP_SYS_NICE or RLIMIT_RTPRIO, and a cpu cgroup with real-time "
+		       "budget (cpu.rt_runtime_us)";
+	return "; it needs CAP_SYS_NICE, or RLIMIT_RTPRIO of at least that priority (ulimit -r)";
+}
+
+static int compare_pids(const void *a, const void *b)
+{
+	pid_t x = *(const pid_t *)a, y = *(const pid_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+int kernel_tasks(pid_t pid, pid_t **tids, size_t *count)
+{
+	cleanup_free char *path = xasprintf("/proc/%d/task", pid);
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+
+	*tids = NULL;
+	*count = 0;
+	if (!dir)
+		return -1;
+	while ((entry = readdir(dir)))
+		if (isdigit((unsigned char)entry->d_name[0]))
+			*array_append(tids, count) = atoi(entry->d_name);
+	closedir(dir);
+	if (*count)
+		qsort(*tids, *count, sizeof(**tids), compare_pids);
+	return 0;
+}
+
+void kernel_comm(pid_t pid, pid_t tid, char comm[64])
+{
+	cleanup_free char *path = xasprintf("/proc/%d/task/%d/comm", pid, tid);
+	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? 0 : read(fd, comm, 63);
+
+	comm[got > 0 ? got : 0] = '\0';
+	comm[strcspn(comm, "\n")] = '\0';
+}
+
+uint64_t kernel_start_time(pid_t pid)
+{
+	cleanup_free char *path = xasprintf("/proc/%d/stat", pid);
+	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char text[1024];
+	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	char *p;
+
+	if (got <= 0)
+		return 0;
+	text[got] = '\0';
+	/* The second field is the name in parentheses, which may hold anything; then state is
+	 * third. */
+	p = strrchr(text, ')');
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	return p ? strtoull(p + 1, NULL, 10) : 0;
+}
+
+int kernel_pidfd(pid_t pid, uint64_t start_time)
+{
+	cleanup_close int fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+
+	if (fd < 0 || kernel_start_time(pid) != start_time)
+		return -1;
+	return take_fd(&fd);
+}
+
+int kernel_pidfd_kill(int pidfd, int signal)
+{
+	return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+bool kernel_wait_gone(int pidfd, int timeout_ms)
+{
+	int64_t deadline = kernel_now_ms() + timeout_ms;
+
+	for (;;) {
+		struct pollfd poll_pidfd = { .fd = pidfd, .events = POLLIN };
+		int64_t left = timeout_ms < 0 ? -1 : deadline - kernel_now_ms();
+		int ready = poll(&poll_pidfd, 1, timeout_ms < 0 ? -1 : left > 0 ? (int)left : 0);
+		if (ready > 0)
+			return true;
+		if (ready == 0 || errno != EINTR)
+			return false;
+	}
+}
+
+int64_t kernel_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}

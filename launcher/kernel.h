@@ -1,0 +1,51 @@
+/* Threads and processes as the kernel has them: affinity, scheduling, identity. All reads are of
+ * what is in force, not of what was asked for. */
+#ifndef ANCLA_KERNEL_H
+#define ANCLA_KERNEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <hwloc.h>
+
+#include "error.h"
+#include "spec.h"
+
+/* sched_setaffinity(2). Returns 0 or -1 with errno. The kernel may grant less than was asked for:
+ * read it back. */
+int kernel_set_affinity(pid_t tid, hwloc_const_bitmap_t cpus);
+
+/* sched_getaffinity(2), into an existing set. Returns 0 or -1 with errno. */
+int kernel_get_affinity(pid_t tid, hwloc_bitmap_t cpus);
+
+/* sched_setscheduler(2) and back. Returns 0 or -1 with errno. */
+int kernel_set_sched(pid_t tid, struct sched sched);
+int kernel_get_sched(pid_t tid, struct sched *sched);
+
+/* What to do about an errno of kernel_set_sched(): a clause for an error message. */
+const char *kernel_sched_advice(int error);
+
+/* All threads of a process, ascending; the caller frees the list. -1 with errno if it is gone. */
+int kernel_tasks(pid_t pid, pid_t **tids, size_t *count);
+
+/* The thread's name in /proc/PID/task/TID/comm; "" if it is gone. */
+void kernel_comm(pid_t pid, pid_t tid, char comm[64]);
+
+/* When a process started, in clock ticks since boot (proc(5), stat, field 22): with the pid, its
+ * identity. 0 if there is no such process. */
+uint64_t kernel_start_time(pid_t pid);
+
+/* Opens a pidfd on the process with that pid and start time; -1 if it is gone or another. */
+int kernel_pidfd(pid_t pid, uint64_t start_time);
+
+/* Sends a signal through a pidfd; -1 with errno. */
+int kernel_pidfd_kill(int pidfd, int signal);
+
+/* Waits until the process behind the pidfd is gone; false after the limit (ms, -1: none). */
+bool kernel_wait_gone(int pidfd, int timeout_ms);
+
+/* CLOCK_MONOTONIC in milliseconds. */
+int64_t kernel_now_ms(void);
+
+#endif

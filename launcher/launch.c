@@ -1,0 +1,262 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "launch_parts.h"
+#include "net.h"
+#include "pin.h"
+#include "place.h"
+#include "preflight.h"
+#include "util.h"
+
+/* Ledger, place, claim, in one lock: two launches never see the same CPU free. */
+static int claim(struct launching *l, struct error *err)
+{
+	struct vm *vm = l->vm;
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+	cleanup_claims struct claims *claims = NULL;
+
+	if (ledger_open(&ledger, true, err) < 0)
+		return -1;
+	claims = ledger_claims(&ledger, err);
+	if (!claims || ledger_add(&ledger, vm->spec->name, &vm->dir, err) < 0)
+		return -1;
+	vm->plan = place(vm->spec, l->planning.host, claims, l->planning.accel, err);
+	if (!vm->plan)
+		return -1;
+	if (l->planning.accel_reason)
+		plan_warn(vm->plan, "qemu.accel is tcg, as KVM does not work here: %s",
+		          l->planning.accel_reason);
+	return vm_write_plan(&vm->dir, vm->plan, err);
+}
+
+static const char *serial_name(enum serial_type type)
+{
+	static const char *const names[] = { "none", "socket", "file", "pty", "socket" };
+
+	return names[type];
+}
+
+static int write_state(struct vm *vm, const char *state, struct error *err)
+{
+	free(vm->state.state);
+	vm->state.state = xstrdup(state);
+	return vm_write_state(&vm->dir, &vm->state, err);
+}
+
+static void start_state(struct vm *vm)
+{
+	vm->state.spec = xstrdup(vm->spec->file);
+	vm->state.serial = xstrdup(serial_name(vm->spec->serial.type));
+	vm->state.launcher = getpid();
+	vm->state.launcher_start = kernel_start_time(getpid());
+	vm->state.qemu = vm->qemu.pid;
+	vm->state.qemu_start = kernel_start_time(vm->qemu.pid);
+	vm->state.started = (int64_t)time(NULL);
+}
+
+static void on_event(void *data, const char *event, struct json_object *arguments)
+{
+	struct vm *vm = data;
+	struct json_object *reason;
+
+	if (strcmp(event, "GUEST_PANICKED") == 0)
+		vm->panicked = true;
+	if (strcmp(event, "SHUTDOWN") != 0)
+		return;
+	snprintf(vm->shutdown_reason, sizeof(vm->shutdown_reason), "%s",
+	         arguments && json_object_object_get_ex(arguments, "reason", &reason)
+	             ? json_object_get_string(reason)
+	             : "unknown");
+}
+
+static int connect_socket(const struct vm *vm, const char *name, struct error *err)
+{
+	cleanup_free char *path = xasprintf("%s/%s", vm->dir.path, name);
+	struct qmp_error qmp_error;
+	int fd = qmp_connect(path, &qmp_error);
+
+	return fd >= 0 ? fd : error_set(err, EXIT_FAILED, "%s", qmp_error.message);
+}
+
+/* The nodes of the emulator's CPUs: where QEMU's own heap belongs. The caller frees. */
+static hwloc_bitmap_t heap_nodes(const struct launching *l)
+{
+	hwloc_bitmap_t nodes = xbitmap();
+	unsigned cpu;
+
+	hwloc_bitmap_foreach_begin(cpu, l->vm->plan->emulator)
+	{
+		const struct host_node *node = host_node_of_cpu(l->planning.host, cpu);
+		if (node && node->memory)
+			hwloc_bitmap_set(nodes, node->id);
+	}
+	hwloc_bitmap_foreach_end();
+	return nodes;
+}
+
+static int start_qemu(struct launching *l, struct error *err)
+{
+	struct vm *vm = l->vm;
+	cleanup_bitmap hwloc_bitmap_t nodes = heap_nodes(l);
+	cleanup_close int log =
+	    openat(vm->dir.dirfd, VM_LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	if (log < 0)
+		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", vm->dir.path, VM_LOG,
+		                 strerror(errno));
+	/* A single node needs no policy: all there is is there. */
+	if (l->planning.host->n_nodes == 1)
+		hwloc_bitmap_zero(nodes);
+	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, &vm->qemu, err) < 0)
+		return -1;
+	start_state(vm);
+	if (write_state(vm, "starting", err) < 0 ||
+	    guard_start(&vm->guard, vm->qemu.pidfd, l->options->terminal, err) < 0 ||
+	    spawn_release(&vm->qemu, err) < 0)
+		return -1;
+	/* QEMU has its own now; ours would keep its sockets open after its death. */
+	for (size_t i = 0; i < vm->line->n_inherited; i++)
+		if (vm->line->inherited[i].kind != INHERIT_LOCK &&
+		    vm->line->inherited[i].kind != INHERIT_MEMORY) {
+			close(vm->fds[i]);
+			vm->fds[i] = -1;
+		}
+	return 0;
+}
+
+static int connect_qemu(struct launching *l, struct error *err)
+{
+	struct vm *vm = l->vm;
+	int fd = connect_socket(vm, VM_MONITOR, err);
+
+	if (fd < 0)
+		return -1;
+	vm->qmp = qmp_new(fd, on_event, vm);
+	if (l->options->serial && (vm->serial = connect_socket(vm, VM_SERIAL, err)) < 0)
+		return -1;
+	return 0;
+}
+
+static int find_threads(struct vm *vm, struct error *err)
+{
+	cleanup_json struct json_object *cpus = NULL, *iothreads = NULL;
+	struct qmp_error qmp_error;
+	unsigned first = qmp_send(vm->qmp, "query-cpus-fast", NULL, &qmp_error);
+	unsigned second = first ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error) : 0;
+
+	if (!second || qmp_wait_reply(vm->qmp, first, LIMIT_REPLY_MS, &cpus, &qmp_error) < 0 ||
+	    qmp_wait_reply(vm->qmp, second, LIMIT_REPLY_MS, &iothreads, &qmp_error) < 0)
+		return vm_qmp_failed(vm, &qmp_error, "while it was asked for its threads", err);
+	return threads_read(&vm->threads, vm->qemu.pid, vm->plan, cpus, iothreads, err);
+}
+
+static void free_residency(struct residency *list, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(list[i].pages);
+	free(list);
+}
+
+static int verify(struct launching *l, struct error *err)
+{
+	struct vm *vm = l->vm;
+	struct residency *known = xcalloc(vm->plan->n_memory, sizeof(*known));
+	int result = fill_residency(l->fill, known, err);
+
+	verify_threads(vm->plan, &vm->threads, &vm->checks);
+	if (result == 0)
+		result = verify_memory(vm->plan, vm->qemu.pid, known, false, &vm->checks, err);
+	free_residency(known, vm->plan->n_memory);
+	return result < 0 ? -1 : verify_verdict(&vm->checks, err);
+}
+
+static int run_guest(struct vm *vm, struct error *err)
+{
+	struct qmp_error qmp_error;
+
+	if (qmp_call(vm->qmp, "cont", NULL, LIMIT_REPLY_MS, NULL, &qmp_error) < 0)
+		return vm_qmp_failed(vm, &qmp_error, "when the guest was let run", err);
+	if (write_state(vm, "running", err) < 0)
+		return -1;
+	guard_release(&vm->guard);
+	return 0;
+}
+
+/* Threads that were born since the list was made, a vCPU thread's children among them. */
+static int verify_late(struct vm *vm, struct error *err)
+{
+	cleanup_checks struct checks late = { 0 };
+
+	if (threads_refresh(&vm->threads, err) < 0)
+		return -1;
+	if (pin_threads(vm->plan, &vm->threads, err) < 0)
+		return -1;
+	verify_threads(vm->plan, &vm->threads, &late);
+	return verify_verdict(&late, err);
+}
+
+static int run_stages(struct launching *l, struct error *err)
+{
+	struct vm *vm = l->vm;
+
+	if (planning_begin(&l->planning, vm->spec, NULL, NULL, err) < 0 || claim(l, err) < 0)
+		return -1;
+	vm->line = command_line(vm->spec, vm->plan, l->planning.caps, err);
+	if (!vm->line || preflight(vm->spec, vm->plan, err) < 0 ||
+	    launch_make_inherited(l, err) < 0 || start_qemu(l, err) < 0)
+		return -1;
+	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, err);
+	if (!l->fill || connect_qemu(l, err) < 0 || launch_wait_ready(l, err) < 0)
+		return -1;
+	fill_hurry(l->fill);
+	if (find_threads(vm, err) < 0 || pin_threads(vm->plan, &vm->threads, err) < 0 ||
+	    launch_wait_filled(l, err) < 0 || verify(l, err) < 0 || run_guest(vm, err) < 0)
+		return -1;
+	if (verify_late(vm, err) == 0)
+		return 0;
+	/* The VM may have ended by itself already: a guest can be that quick. */
+	if (kernel_wait_gone(vm->qemu.pidfd, 0)) {
+		error_clear(err);
+		return 0;
+	}
+	return -1;
+}
+
+static void end_launching(struct launching *l)
+{
+	fill_cancel(l->fill);
+	free(l->memory_fds);
+	planning_end(&l->planning);
+}
+
+int launch(const struct spec *spec, const struct launch_options *options, struct vm *vm,
+           struct error *err)
+{
+	__attribute__((cleanup(end_launching))) struct launching l = { .options = options,
+		                                                       .vm = vm };
+
+	*vm = (struct vm){
+		.spec = spec,
+		.dir = VM_DIR_INIT,
+		.qemu = QEMU_INIT,
+		.guard = GUARD_INIT,
+		.serial = -1,
+		.signals = options->signals,
+	};
+	if (run_stages(&l, err) == 0) {
+		/* Memory and lock are QEMU's; what is left of ours would only cost. */
+		for (size_t i = 0; i < vm->line->n_inherited; i++)
+			if (vm->line->inherited[i].kind == INHERIT_MEMORY) {
+				close(vm->fds[i]);
+				vm->fds[i] = -1;
+			}
+		return 0;
+	}
+	vm_end(vm);
+	return -1;
+}

@@ -1,0 +1,24 @@
+/* The parts of a launch, for launch*.c only. */
+#ifndef ANCLA_LAUNCH_PARTS_H
+#define ANCLA_LAUNCH_PARTS_H
+
+#include "launch.h"
+
+/* What a launch holds only until the guest runs. */
+struct launching {
+	const struct launch_options *options;
+	struct vm *vm;
+	struct planning planning;
+	int *memory_fds; /* by region; -1 where there is none, borrowed from vm->fds */
+	struct fill *fill;
+};
+
+/* Makes everything that QEMU inherits: sockets, memory, taps. */
+int launch_make_inherited(struct launching *l, struct error *err);
+
+/* Polls until QEMU's monitor is ready, or the memory is filled: whatever the step waits for. QEMU's
+ * death, a signal, a failed fill and the limit end it with an error. */
+int launch_wait_ready(struct launching *l, struct error *err);
+int launch_wait_filled(struct launching *l, struct error *err);
+
+#endif

@@ -1,0 +1,134 @@
+/* The waits of a launch: one poll loop over everything that can happen meanwhile. */
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "launch_parts.h"
+#include "util.h"
+
+/* How fast QEMU fills memory at the very least, for its limit: bytes a millisecond. */
+#define SLOWEST_FILL (100 * 1024)
+#define PROGRESS_MS 100
+
+static int stopped_by_signal(struct launching *l, const char *doing, struct error *err)
+{
+	struct signalfd_siginfo info;
+
+	if (read(l->options->signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return 0;
+	return error_set(err, EXIT_FAILED, "stopped by SIG%s %s", sigabbrev_np((int)info.ssi_signo),
+	                 doing);
+}
+
+static void show_progress(const struct launching *l, bool last)
+{
+	uint64_t done, total;
+	char bar[41];
+
+	if (!l->options->progress)
+		return;
+	fill_progress(l->fill, &done, &total);
+	if (last) {
+		fprintf(stderr, "\r%70s\r", "");
+		return;
+	}
+	size_t filled = total ? (size_t)(done * (sizeof(bar) - 1) / total) : 0;
+	memset(bar, '.', sizeof(bar) - 1);
+	memset(bar, '#', filled);
+	bar[sizeof(bar) - 1] = '\0';
+	fprintf(stderr, "\rfilling memory [%s] %" PRIu64 "/%" PRIu64 " MiB", bar, done >> 20,
+	        total >> 20);
+}
+
+/* One round of polling. 0: something may have changed; -1: an error. */
+static int wait_once(struct launching *l, const char *doing, int timeout_ms, struct error *err)
+{
+	struct vm *vm = l->vm;
+	enum { SIGNALS, QEMU, QMP, FILL, COUNT };
+	struct pollfd polls[COUNT] = {
+		[SIGNALS] = { l->options->signals, POLLIN, 0 },
+		[QEMU] = { vm->qemu.pidfd, POLLIN, 0 },
+		[QMP] = { qmp_fd(vm->qmp), qmp_poll_events(vm->qmp), 0 },
+		[FILL] = { fill_fd(l->fill), POLLIN, 0 },
+	};
+	struct qmp_error qmp_error;
+	uint64_t done, total;
+
+	fill_progress(l->fill, &done, &total);
+	/* A fill that has ended would wake the loop for ever. */
+	if (done == total)
+		polls[FILL].fd = -1;
+	if (poll(polls, COUNT, timeout_ms) < 0 && errno != EINTR)
+		return error_set(err, EXIT_FAILED, "cannot poll: %s", strerror(errno));
+	if (polls[SIGNALS].revents && stopped_by_signal(l, doing, err) < 0)
+		return -1;
+	if (polls[FILL].revents && fill_wait(l->fill, err) < 0)
+		return -1;
+	if (polls[QEMU].revents)
+		return vm_died(vm, doing, err);
+	if (polls[QMP].revents && qmp_process(vm->qmp, &qmp_error) < 0)
+		return vm_qmp_failed(vm, &qmp_error, doing, err);
+	return 0;
+}
+
+/* QEMU that fills memory itself greets only after that. */
+static int greeting_limit(const struct plan *plan)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < plan->n_memory; i++)
+		if (plan->memory[i].fill == FILL_QEMU || plan->locked)
+			bytes += plan->memory[i].size;
+	return LIMIT_GREETING_MS + (int)(bytes / SLOWEST_FILL);
+}
+
+int launch_wait_ready(struct launching *l, struct error *err)
+{
+	static const char doing[] = "while QEMU started";
+	int limit = greeting_limit(l->vm->plan);
+	int64_t deadline = kernel_now_ms() + limit;
+
+	while (qmp_state(l->vm->qmp) != QMP_READY) {
+		int64_t left = deadline - kernel_now_ms();
+		if (left <= 0)
+			return error_set(
+			    err, EXIT_FAILED,
+			    "QEMU did not greet within %d s; it was killed. Is %s a QEMU?",
+			    limit / 1000, l->vm->line->argv[0]);
+		if (l->options->progress && left > PROGRESS_MS) {
+			show_progress(l, false);
+			left = PROGRESS_MS;
+		}
+		if (wait_once(l, doing, (int)left, err) < 0) {
+			show_progress(l, true);
+			return -1;
+		}
+	}
+	show_progress(l, true);
+	return 0;
+}
+
+int launch_wait_filled(struct launching *l, struct error *err)
+{
+	uint64_t done, total;
+
+	for (;;) {
+		fill_progress(l->fill, &done, &total);
+		if (done == total)
+			break;
+		show_progress(l, false);
+		if (wait_once(l, "while its memory was filled",
+		              l->options->progress ? PROGRESS_MS : -1, err) < 0) {
+			show_progress(l, true);
+			return -1;
+		}
+	}
+	show_progress(l, true);
+	return fill_wait(l->fill, err);
+}

@@ -1,0 +1,277 @@
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "ledger.h"
+#include "util.h"
+
+/* A QEMU that is killed is gone within this time, or something is badly wrong. */
+#define KILL_LIMIT_MS 5000
+
+static char *runtime_path(struct error *err)
+{
+	const char *own = getenv("ANCLA_RUNTIME_DIR");
+	const char *user = getenv("XDG_RUNTIME_DIR");
+
+	if (own && *own)
+		return xstrdup(own);
+	if (geteuid() == 0)
+		return xstrdup("/run/ancla");
+	if (user && *user)
+		return xasprintf("%s/ancla", user);
+	error_set(
+	    err, EXIT_FAILED,
+	    "no runtime directory: XDG_RUNTIME_DIR is not set; set it, or ANCLA_RUNTIME_DIR, to "
+	    "a directory of your own");
+	return NULL;
+}
+
+static int check_owner(int fd, const char *path, struct error *err)
+{
+	struct stat status;
+
+	if (fstat(fd, &status) < 0)
+		return error_set(err, EXIT_FAILED, "cannot read %s: %s", path, strerror(errno));
+	if (status.st_uid != geteuid())
+		return error_set(
+		    err, EXIT_FAILED,
+		    "%s belongs to user %u, not to you (%u); it is not safe to use: remove "
+		    "it, or set ANCLA_RUNTIME_DIR",
+		    path, status.st_uid, geteuid());
+	if (status.st_mode & 022)
+		return error_set(
+		    err, EXIT_FAILED,
+		    "%s can be written by others (mode %03o); it is not safe to use: chmod "
+		    "700 it",
+		    path, status.st_mode & 0777);
+	return 0;
+}
+
+int ledger_open(struct ledger *ledger, bool create, struct error *err)
+{
+	cleanup_free char *path = runtime_path(err);
+	cleanup_close int dirfd = -1;
+
+	if (!path)
+		return -1;
+	if (create && mkdir(path, 0700) < 0 && errno != EEXIST)
+		return error_set(err, EXIT_FAILED, "cannot make the runtime directory %s: %s", path,
+		                 strerror(errno));
+	dirfd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dirfd < 0 && errno == ENOENT && !create) {
+		ledger->path = take_pointer(&path);
+		return 0;
+	}
+	if (dirfd < 0)
+		return error_set(err, EXIT_FAILED, "cannot open the runtime directory %s: %s", path,
+		                 strerror(errno));
+	if (check_owner(dirfd, path, err) < 0)
+		return -1;
+	cleanup_close int lock =
+	    openat(dirfd, ".lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	while (lock >= 0 && flock(lock, LOCK_EX) < 0 && errno == EINTR)
+		continue;
+	if (lock < 0)
+		return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
+		                 strerror(errno));
+	ledger->path = take_pointer(&path);
+	ledger->dirfd = take_fd(&dirfd);
+	ledger->lock = take_fd(&lock);
+	return 0;
+}
+
+void ledger_close(struct ledger *ledger)
+{
+	free(ledger->path);
+	if (ledger->dirfd >= 0)
+		close(ledger->dirfd);
+	if (ledger->lock >= 0)
+		close(ledger->lock);
+	*ledger = (struct ledger)LEDGER_INIT;
+}
+
+static int open_vm(const struct ledger *ledger, const char *name, struct vm_dir *vm)
+{
+	int dirfd = openat(ledger->dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (dirfd < 0)
+		return -1;
+	vm->name = xstrdup(name);
+	vm->path = xasprintf("%s/%s", ledger->path, name);
+	vm->dirfd = dirfd;
+	vm->lock = -1;
+	return 0;
+}
+
+void vm_dir_close(struct vm_dir *vm)
+{
+	free(vm->name);
+	free(vm->path);
+	if (vm->dirfd >= 0)
+		close(vm->dirfd);
+	if (vm->lock >= 0)
+		close(vm->lock);
+	*vm = (struct vm_dir)VM_DIR_INIT;
+}
+
+void vm_dir_remove(struct vm_dir *vm)
+{
+	static const char *const files[] = {
+		VM_COMMANDS,    VM_MONITOR,      VM_SERIAL,           VM_LOG, VM_PLAN, VM_STATE,
+		VM_PLAN ".new", VM_STATE ".new", VM_COMMANDS ".lock", "lock",
+	};
+
+	if (vm->dirfd < 0)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		unlinkat(vm->dirfd, files[i], 0);
+	rmdir(vm->path);
+}
+
+/* True if somebody holds the VM's lock. If not, we do, in vm->lock. */
+static bool is_held(struct vm_dir *vm)
+{
+	vm->lock = openat(vm->dirfd, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (vm->lock < 0)
+		return false;
+	if (flock(vm->lock, LOCK_EX | LOCK_NB) == 0)
+		return false;
+	close(vm->lock);
+	vm->lock = -1;
+	return true;
+}
+
+/* Ends a QEMU whose launcher died before the guest ran; true if there was one and it is gone. */
+static bool end_orphan(const struct vm_dir *vm)
+{
+	cleanup_vm_state struct vm_state state = { 0 };
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	if (vm_read_state(vm, &state, &ignored) < 0 || strcmp(state.state, "starting") != 0)
+		return false;
+	cleanup_close int launcher = kernel_pidfd(state.launcher, state.launcher_start);
+	cleanup_close int qemu = kernel_pidfd(state.qemu, state.qemu_start);
+	if (launcher >= 0 || qemu < 0)
+		return false;
+	kernel_pidfd_kill(qemu, SIGKILL);
+	return kernel_wait_gone(qemu, KILL_LIMIT_MS);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err)
+{
+	struct dirent *entry;
+	DIR *dir;
+
+	*names = NULL;
+	*count = 0;
+	if (ledger->dirfd < 0)
+		return 0;
+	int copy = openat(ledger->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = copy < 0 ? NULL : fdopendir(copy);
+	if (!dir)
+		return error_set(err, EXIT_FAILED, "cannot read %s: %s", ledger->path,
+		                 strerror(errno));
+	while ((entry = readdir(dir))) {
+		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+		if (entry->d_name[0] == '.' || open_vm(ledger, entry->d_name, &vm) < 0)
+			continue;
+		if (is_held(&vm) && (!end_orphan(&vm) || is_held(&vm)))
+			*array_append(names, count) = xstrdup(entry->d_name);
+		else
+			vm_dir_remove(&vm);
+	}
+	closedir(dir);
+	if (*count)
+		qsort(*names, *count, sizeof(**names), compare_names);
+	return 0;
+}
+
+static void free_names(char **names, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(names[i]);
+	free(names);
+}
+
+struct claims *ledger_claims(struct ledger *ledger, struct error *err)
+{
+	cleanup_claims struct claims *claims = claims_new();
+	char **names;
+	size_t count;
+	int result = 0;
+
+	if (ledger_sweep(ledger, &names, &count, err) < 0)
+		return NULL;
+	for (size_t i = 0; i < count && result == 0; i++) {
+		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+		cleanup_plan struct plan *plan = NULL;
+		if (open_vm(ledger, names[i], &vm) < 0)
+			continue;
+		plan = vm_read_plan(&vm, err);
+		if (plan)
+			claims_add_plan(claims, plan);
+		else
+			result = error_prefix(
+			    err, "VM \"%s\" runs, but what it holds is unknown: ", names[i]);
+	}
+	free_names(names, count);
+	return result < 0 ? NULL : take_pointer(&claims);
+}
+
+int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
+{
+	if (mkdirat(ledger->dirfd, name, 0700) < 0) {
+		if (errno == EEXIST)
+			return error_set(
+			    err, EXIT_FAILED,
+			    "a VM named \"%s\" is already running; `ancla stop %s` ends it, "
+			    "or give this one another name",
+			    name, name);
+		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", ledger->path, name,
+		                 strerror(errno));
+	}
+	if (open_vm(ledger, name, vm) < 0)
+		return error_set(err, EXIT_FAILED, "cannot open %s/%s: %s", ledger->path, name,
+		                 strerror(errno));
+	vm->lock = openat(vm->dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (vm->lock >= 0 && flock(vm->lock, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	error_set(err, EXIT_FAILED, "cannot lock %s/lock: %s", vm->path, strerror(errno));
+	vm_dir_remove(vm);
+	vm_dir_close(vm);
+	return -1;
+}
+
+int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
+{
+	char **names;
+	size_t count;
+	bool found = false;
+
+	if (ledger_sweep(ledger, &names, &count, err) < 0)
+		return -1;
+	for (size_t i = 0; i < count; i++)
+		found |= strcmp(names[i], name) == 0;
+	const char *near = nearest_word(name, (const char *const *)names, count);
+	if (!found)
+		error_set(err, EXIT_FAILED,
+		          "no VM \"%s\" runs%s%s%s; `ancla list` shows those that do", name,
+		          near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+	else if (open_vm(ledger, name, vm) < 0)
+		found = error_set(err, EXIT_FAILED, "cannot open %s/%s: %s", ledger->path, name,
+		                  strerror(errno)) == 0;
+	free_names(names, count);
+	return found ? 0 : -1;
+}

@@ -1,0 +1,100 @@
+/* The runtime directory: one directory for each VM, and who holds what.
+ *
+ * /run/ancla/NAME/ (for a user: $XDG_RUNTIME_DIR/ancla/NAME/; anywhere: $ANCLA_RUNTIME_DIR/NAME/),
+ * mode 0700, holds `lock`, `plan.json`, `state.json`, the monitor and console sockets, and
+ * `qemu.log`. The lock is an flock(2) whose descriptor QEMU inherits: it is held exactly as long as
+ * QEMU or its supervisor lives, so a claim can be neither lost nor left behind. A directory whose
+ * lock nobody holds is a dead VM's and is removed by whoever looks next.
+ *
+ * The ledger is the set of plan.json files whose lock is held; claiming is atomic under one more
+ * lock, which every command holds while it looks. */
+#ifndef ANCLA_LEDGER_H
+#define ANCLA_LEDGER_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "claims.h"
+#include "error.h"
+#include "plan.h"
+
+struct ledger {
+	char *path; /* of the runtime directory */
+	int dirfd;  /* -1: the directory does not exist, there are no VMs */
+	int lock;
+};
+
+/* A VM's own directory. */
+struct vm_dir {
+	char *name;
+	char *path;
+	int dirfd;
+	int lock; /* held by us, or -1 for a VM of somebody else */
+};
+
+/* What state.json says: enough to find the VM's processes. */
+struct vm_state {
+	char *state;  /* "starting" or "running" */
+	char *spec;   /* file it was started from */
+	char *serial; /* "socket", "pty", … */
+	pid_t launcher, qemu;
+	uint64_t launcher_start, qemu_start; /* kernel_start_time() */
+	int64_t started;                     /* seconds since the epoch */
+};
+
+#define VM_COMMANDS "qmp.sock"
+#define VM_MONITOR "supervisor.sock"
+#define VM_SERIAL "serial.sock"
+#define VM_LOG "qemu.log"
+#define VM_PLAN "plan.json"
+#define VM_STATE "state.json"
+
+/* Opens and locks. With `create` the directory is made if it is missing; without, its absence means
+ * that there are no VMs. Refused (EXIT_FAILED) if it is owned by another, a link, or writable by
+ * others. */
+int ledger_open(struct ledger *ledger, bool create, struct error *err);
+void ledger_close(struct ledger *ledger);
+#define cleanup_ledger __attribute__((cleanup(ledger_close)))
+#define LEDGER_INIT                                                                                \
+	{                                                                                          \
+		NULL, -1, -1                                                                       \
+	}
+
+/* Removes the directories of dead VMs, ends a QEMU that was left paused by a launcher that died,
+ * and returns the names of the VMs that live (sorted; the caller frees each and the list). */
+int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err);
+
+/* What all living VMs hold. NULL and an error if it cannot be read. */
+struct claims *ledger_claims(struct ledger *ledger, struct error *err);
+
+/* Makes the directory of a new VM and takes its lock. EXIT_FAILED if a VM of that name lives. */
+int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err);
+
+/* Opens the directory of a living VM. EXIT_FAILED: no such VM, with the nearest name. */
+int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err);
+
+/* Removes a VM's directory and everything in it. */
+void vm_dir_remove(struct vm_dir *vm);
+void vm_dir_close(struct vm_dir *vm);
+#define cleanup_vm_dir __attribute__((cleanup(vm_dir_close)))
+#define VM_DIR_INIT                                                                                \
+	{                                                                                          \
+		NULL, NULL, -1, -1                                                                 \
+	}
+
+struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err);
+int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error *err);
+int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err);
+int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct error *err);
+void vm_state_free(struct vm_state *state);
+#define cleanup_vm_state __attribute__((cleanup(vm_state_free)))
+
+/* A UNIX stream socket listening in the VM's directory, mode 0600, close-on-exec; -1 and an error.
+ */
+int vm_listen(const struct vm_dir *vm, const char *name, struct error *err);
+
+/* The last lines of qemu.log, at most five and 1 KiB, joined by "; "; "" if there are none. The
+ * caller frees. */
+char *vm_last_words(const struct vm_dir *vm);
+
+#endif

@@ -1,0 +1,54 @@
+/* What memory.c, fill.c, residency.c and mappings.c share; nobody else includes it. */
+#ifndef ANCLA_MEMORY_PARTS_H
+#define ANCLA_MEMORY_PARTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "memory.h"
+
+/* Maps the whole region, shared and writable; for huge pages this reserves them. NULL and an error
+ * (EXIT_GRANT) otherwise. */
+char *memory_map(int fd, const struct plan_memory *memory, struct error *err);
+
+/* mbind(2) of the region's policy on a mapping of it that nobody has touched. */
+int memory_bind(char *address, const struct plan_memory *memory, struct error *err);
+
+/* "guest node 0 on host node 1", for messages. The caller frees. */
+char *memory_where(const struct plan_memory *memory);
+
+/* The error of a region that got only `had` bytes: who is short of what, and what to do. `reason`
+ * is the errno that told. Returns -1. */
+int memory_shortage(const struct plan_memory *memory, uint64_t had, int reason, struct error *err);
+
+/* madvise(2), again while it says EINTR or EAGAIN; 0 or the errno. */
+int memory_advise(char *address, uint64_t length, int advice);
+
+/* A mapping of our own whose pages are all mapped. */
+struct counted {
+	char *address;
+	uint64_t mapped;             /* pages; what to believe on a kernel without NUMA */
+	struct residency *residency; /* added to */
+};
+
+/* Counts the pages of the mappings by node, in one pass over our own numa_maps. */
+int residency_count(struct counted *list, size_t count, struct error *err);
+
+/* One line of numa_maps (Documentation/filesystems/proc.rst; numa(7)). */
+struct numa_line {
+	uintptr_t start;
+	char policy[64];
+	struct residency residency; /* .page_size is 0 where the kernel does not say */
+};
+
+/* Opens numa_maps of a process ("self", "123"). NULL where it cannot be: errno ENOENT where the
+ * kernel is without NUMA or the process has ended. */
+FILE *numa_maps_open(const char *pid);
+
+/* The next line; false at the end. The caller frees .residency.pages. */
+bool numa_maps_next(FILE *file, struct numa_line *line);
+
+void residency_add(struct residency *residency, size_t node, uint64_t pages);
+
+#endif

@@ -1,0 +1,62 @@
+#include <stdlib.h>
+
+#include "launch.h"
+#include "util.h"
+
+static int choose_accel(struct planning *planning, const struct spec *spec, struct error *err)
+{
+	cleanup_free char *reason = NULL;
+
+	planning->accel = spec->qemu.accel;
+	if (planning->accel == ACCEL_TCG)
+		return 0;
+	if (kvm_works(&reason)) {
+		planning->accel = ACCEL_KVM;
+		return 0;
+	}
+	if (planning->accel == ACCEL_KVM)
+		return error_set(err, EXIT_GRANT,
+		                 "qemu.accel is kvm, but KVM does not work here: %s; load the kvm "
+		                 "module, get access to /dev/kvm (group kvm), or use tcg",
+		                 reason);
+	planning->accel = ACCEL_TCG;
+	planning->accel_reason = take_pointer(&reason);
+	return 0;
+}
+
+static int load_caps(struct planning *planning, const struct spec *spec, const char *caps_file,
+                     struct error *err)
+{
+	if (caps_file) {
+		planning->caps = caps_read(caps_file, err);
+		if (!planning->caps)
+			return -1;
+		if (spec->qemu.accel != ACCEL_UNSET && spec->qemu.accel != planning->caps->accel)
+			return error_set(
+			    err, EXIT_GRANT,
+			    "%s holds what that QEMU can do with %s, but qemu.accel is %s",
+			    caps_file, accel_name(planning->caps->accel),
+			    accel_name(spec->qemu.accel));
+		planning->accel = planning->caps->accel;
+		return 0;
+	}
+	if (choose_accel(planning, spec, err) < 0)
+		return -1;
+	planning->caps = caps_load(spec->qemu.binary, planning->accel, err);
+	return planning->caps ? 0 : -1;
+}
+
+int planning_begin(struct planning *planning, const struct spec *spec, const char *host,
+                   const char *caps_file, struct error *err)
+{
+	planning->host = host_load(host, err);
+	return planning->host ? load_caps(planning, spec, caps_file, err) : -1;
+}
+
+void planning_end(struct planning *planning)
+{
+	host_free(planning->host);
+	caps_free(planning->caps);
+	free(planning->accel_reason);
+	*planning = (struct planning){ 0 };
+}

@@ -1,0 +1,212 @@
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+#include "threads.h"
+#include "util.h"
+
+void threads_free(struct threads *threads)
+{
+	free(threads->list);
+	*threads = (struct threads){ 0 };
+}
+
+static const struct thread *by_tid(const struct threads *threads, pid_t tid)
+{
+	for (size_t i = 0; i < threads->count; i++)
+		if (threads->list[i].tid == tid)
+			return &threads->list[i];
+	return NULL;
+}
+
+static void add(struct threads *threads, enum thread_role role, int index, pid_t tid)
+{
+	struct thread *thread = array_append(&threads->list, &threads->count);
+
+	thread->role = role;
+	thread->index = index;
+	thread->tid = tid;
+	kernel_comm(role == THREAD_VHOST || role == THREAD_KVM_PIT ? tid : threads->pid, tid,
+	            thread->comm);
+}
+
+static int64_t member(struct json_object *item, const char *key)
+{
+	struct json_object *value;
+
+	return json_object_object_get_ex(item, key, &value) ? json_object_get_int64(value) : -1;
+}
+
+static int add_vcpus(struct threads *threads, const struct plan *plan, struct json_object *cpus,
+                     struct error *err)
+{
+	size_t count =
+	    json_object_is_type(cpus, json_type_array) ? json_object_array_length(cpus) : 0;
+
+	for (size_t vcpu = 0; vcpu < plan->n_vcpus; vcpu++) {
+		pid_t tid = 0;
+		for (size_t i = 0; i < count; i++) {
+			struct json_object *item = json_object_array_get_idx(cpus, i);
+			if (member(item, "cpu-index") == (int64_t)vcpu)
+				tid = (pid_t)member(item, "thread-id");
+		}
+		if (tid <= 0 && vcpu >= (size_t)plan->vcpus_online)
+			continue;
+		if (tid <= 0)
+			return error_set(err, EXIT_FAILED, "QEMU names no thread for vCPU %zu",
+			                 vcpu);
+		const struct thread *other = by_tid(threads, tid);
+		if (tid == threads->pid || other)
+			return error_set(
+			    err, EXIT_FAILED,
+			    "QEMU runs vCPU %zu on the thread of %s (%d): single-threaded "
+			    "TCG, whose vCPUs cannot be pinned one by one; use thread=multi, "
+			    "without icount",
+			    vcpu, other ? "another vCPU" : "its main loop", tid);
+		add(threads, THREAD_VCPU, (int)vcpu, tid);
+	}
+	return 0;
+}
+
+static int add_iothreads(struct threads *threads, const struct plan *plan,
+                         struct json_object *iothreads, struct error *err)
+{
+	size_t count = json_object_is_type(iothreads, json_type_array)
+	                   ? json_object_array_length(iothreads)
+	                   : 0;
+
+	for (size_t index = 0; index < plan->n_iothreads; index++) {
+		pid_t tid = 0;
+		for (size_t i = 0; i < count; i++) {
+			struct json_object *item = json_object_array_get_idx(iothreads, i), *id;
+			if (json_object_object_get_ex(item, "id", &id) &&
+			    strcmp(json_object_get_string(id), plan->iothreads[index].id) == 0)
+				tid = (pid_t)member(item, "thread-id");
+		}
+		if (tid <= 0)
+			return error_set(err, EXIT_FAILED, "QEMU names no thread for iothread %s",
+			                 plan->iothreads[index].id);
+		add(threads, THREAD_IOTHREAD, (int)index, tid);
+	}
+	return 0;
+}
+
+static int add_emulator(struct threads *threads, struct error *err)
+{
+	cleanup_free pid_t *tids = NULL;
+	size_t count;
+
+	if (kernel_tasks(threads->pid, &tids, &count) < 0)
+		return error_set(err, EXIT_FAILED, "QEMU's threads are gone: %s", strerror(errno));
+	for (size_t i = 0; i < count; i++)
+		if (!by_tid(threads, tids[i]))
+			add(threads, THREAD_EMULATOR, -1, tids[i]);
+	return 0;
+}
+
+/* Kernel threads of the VM carry QEMU's pid in their name. They are looked for only where there can
+ * be any: the whole of /proc is read for it. */
+static void add_kernel_threads(struct threads *threads)
+{
+	cleanup_free char *vhost = xasprintf("vhost-%d", threads->pid);
+	cleanup_free char *pit = xasprintf("kvm-pit/%d", threads->pid);
+	DIR *dir = opendir("/proc");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char comm[64];
+		pid_t pid = atoi(entry->d_name);
+		/* They are born after QEMU: lower ids only after the ids have wrapped. */
+		if (pid <= 0)
+			continue;
+		kernel_comm(pid, pid, comm);
+		if (strcmp(comm, vhost) == 0 && !by_tid(threads, pid))
+			add(threads, THREAD_VHOST, -1, pid);
+		else if (strcmp(comm, pit) == 0 && !by_tid(threads, pid))
+			add(threads, THREAD_KVM_PIT, -1, pid);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,
+                 struct json_object *cpus, struct json_object *iothreads, struct error *err)
+{
+	threads_free(threads);
+	threads->pid = pid;
+	if (add_vcpus(threads, plan, cpus, err) < 0 ||
+	    add_iothreads(threads, plan, iothreads, err) < 0 || add_emulator(threads, err) < 0)
+		return -1;
+	if (plan->kernel_threads)
+		add_kernel_threads(threads);
+	return 0;
+}
+
+int threads_refresh(struct threads *threads, struct error *err)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < threads->count; i++) {
+		struct thread *thread = &threads->list[i];
+		char comm[64];
+		kernel_comm(threads->pid, thread->tid, comm);
+		if (thread->role != THREAD_EMULATOR || *comm)
+			threads->list[kept++] = *thread;
+	}
+	threads->count = kept;
+	return add_emulator(threads, err);
+}
+
+const char *thread_role_name(enum thread_role role)
+{
+	static const char *const names[] = { "vcpu", "iothread", "emulator", "vhost", "kvm-pit" };
+
+	return names[role];
+}
+
+char *thread_name(const struct thread *thread, const struct plan *plan)
+{
+	switch (thread->role) {
+	case THREAD_VCPU:
+		return xasprintf("vCPU %d", thread->index);
+	case THREAD_IOTHREAD:
+		return xasprintf("iothread %s", plan->iothreads[thread->index].id);
+	default:
+		return xasprintf("%s thread %d (%s)", thread_role_name(thread->role), thread->tid,
+		                 thread->comm);
+	}
+}
+
+hwloc_const_bitmap_t thread_cpus(const struct thread *thread, const struct plan *plan)
+{
+	switch (thread->role) {
+	case THREAD_VCPU:
+		return plan->vcpus[thread->index].cpus;
+	case THREAD_IOTHREAD:
+		return plan->iothreads[thread->index].cpus;
+	case THREAD_KVM_PIT:
+		return sched_is_realtime(plan->vcpus[0].sched) ? plan->emulator
+		                                               : plan->vcpus[0].cpus;
+	default:
+		return plan->emulator;
+	}
+}
+
+struct sched thread_sched(const struct thread *thread, const struct plan *plan)
+{
+	static const struct sched other = { SCHED_OF_OTHER, 0 };
+
+	switch (thread->role) {
+	case THREAD_VCPU:
+		return plan->vcpus[thread->index].sched;
+	case THREAD_IOTHREAD:
+		return plan->iothreads[thread->index].sched;
+	case THREAD_EMULATOR:
+		return plan->emulator_sched;
+	default:
+		return other;
+	}
+}

@@ -1,0 +1,54 @@
+/* QEMU's threads, each with its role: vCPUs and iothreads as QMP names them, the rest the
+ * emulator's. */
+#ifndef ANCLA_THREADS_H
+#define ANCLA_THREADS_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#include <json-c/json.h>
+
+#include "error.h"
+#include "plan.h"
+
+enum thread_role { THREAD_VCPU, THREAD_IOTHREAD, THREAD_EMULATOR, THREAD_VHOST, THREAD_KVM_PIT };
+
+struct thread {
+	enum thread_role role;
+	int index; /* of the vCPU or iothread in the plan; -1 else */
+	pid_t tid;
+	char comm[64];
+};
+
+struct threads {
+	pid_t pid;
+	struct thread *list; /* vCPUs by index, iothreads by index, then the rest by id */
+	size_t count;
+};
+
+/* Makes the list from the replies to query-cpus-fast and query-iothreads and from the process's
+ * task directory, and finds the kernel's own threads that work for the VM: vhost-PID (before Linux
+ * 6.4) and kvm-pit/PID. Refused (EXIT_FAILED): a vCPU of the plan without a thread, two vCPUs with
+ * one id, or a vCPU whose id is the process's (single-threaded TCG): then they cannot be pinned one
+ * by one. */
+int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,
+                 struct json_object *cpus, struct json_object *iothreads, struct error *err);
+
+/* Looks again: adds the emulator threads that were born since, drops those that ended. */
+int threads_refresh(struct threads *threads, struct error *err);
+
+void threads_free(struct threads *threads);
+#define cleanup_threads __attribute__((cleanup(threads_free)))
+
+/* "vCPU 3", "iothread io0", "emulator thread 123 (qemu-system-x86)"; the caller frees. */
+char *thread_name(const struct thread *thread, const struct plan *plan);
+
+/* "vcpu", "iothread", "emulator", "vhost", "kvm-pit". */
+const char *thread_role_name(enum thread_role role);
+
+/* Where the plan wants the thread, and how scheduled. vhost workers are the emulator's; the
+ * kernel's timer thread goes with vCPU 0, unless that would starve it. The set is the plan's. */
+hwloc_const_bitmap_t thread_cpus(const struct thread *thread, const struct plan *plan);
+struct sched thread_sched(const struct thread *thread, const struct plan *plan);
+
+#endif

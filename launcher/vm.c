@@ -1,0 +1,48 @@
+/* The end of a VM that this process supervises. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "launch.h"
+#include "util.h"
+
+int vm_died(struct vm *vm, const char *doing, struct error *err)
+{
+	int status = spawn_reap(&vm->qemu);
+	cleanup_free char *how = spawn_describe(status);
+	cleanup_free char *words = vm_last_words(&vm->dir);
+
+	return error_set(err, EXIT_FAILED, "QEMU %s %s%s%s", how, doing,
+	                 *words ? "; its last words: " : ", without a word", words);
+}
+
+int vm_qmp_failed(struct vm *vm, const struct qmp_error *qmp_error, const char *doing,
+                  struct error *err)
+{
+	if (qmp_error->kind == QMP_ERROR_CLOSED && vm->qemu.pidfd >= 0 &&
+	    kernel_wait_gone(vm->qemu.pidfd, LIMIT_QUIT_MS))
+		return vm_died(vm, doing, err);
+	return error_set(err, EXIT_FAILED, "%s (%s)", qmp_error->message, doing);
+}
+
+void vm_end(struct vm *vm)
+{
+	spawn_end(&vm->qemu);
+	guard_end(&vm->guard);
+	qmp_free(vm->qmp);
+	if (vm->serial >= 0)
+		close(vm->serial);
+	for (size_t i = 0; vm->fds && i < vm->line->n_inherited; i++)
+		if (vm->fds[i] >= 0)
+			close(vm->fds[i]);
+	free(vm->fds);
+	vm_dir_remove(&vm->dir);
+	vm_dir_close(&vm->dir);
+	vm_state_free(&vm->state);
+	threads_free(&vm->threads);
+	checks_free(&vm->checks);
+	command_line_free(vm->line);
+	plan_free(vm->plan);
+	*vm =
+	    (struct vm){ .dir = VM_DIR_INIT, .qemu = QEMU_INIT, .guard = GUARD_INIT, .serial = -1 };
+}

@@ -1,0 +1,138 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "launch.h"
+#include "util.h"
+#include "vm_client.h"
+
+/* How long other commands may keep the monitor, and how often it is tried. */
+#define LIMIT_LOCK_MS 15000
+#define RETRY_MS 5
+
+int vm_client_open(struct vm_client *client, const char *name, struct error *err)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+
+	if (ledger_open(&ledger, false, err) < 0 ||
+	    ledger_find(&ledger, name, &client->dir, err) < 0)
+		return -1;
+	ledger_close(&ledger);
+	client->plan = vm_read_plan(&client->dir, err);
+	if (!client->plan || vm_read_state(&client->dir, &client->state, err) < 0)
+		return error_prefix(err, "VM \"%s\" is being started or is ending: ", name);
+	client->pidfd = kernel_pidfd(client->state.qemu, client->state.qemu_start);
+	if (client->pidfd < 0)
+		return error_set(err, EXIT_FAILED, "VM \"%s\" is ending: its QEMU (%d) is gone",
+		                 name, client->state.qemu);
+	return 0;
+}
+
+static int take_monitor(struct vm_client *client, struct error *err)
+{
+	int64_t deadline = kernel_now_ms() + LIMIT_LOCK_MS;
+
+	client->lock = openat(client->dir.dirfd, VM_COMMANDS ".lock",
+	                      O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (client->lock < 0)
+		return error_set(err, EXIT_FAILED, "cannot lock the monitor of \"%s\": %s",
+		                 client->dir.name, strerror(errno));
+	while (flock(client->lock, LOCK_EX | LOCK_NB) < 0) {
+		if (kernel_now_ms() > deadline)
+			return error_set(
+			    err, EXIT_FAILED,
+			    "the monitor of \"%s\" is kept busy by another command for more "
+			    "than %d s",
+			    client->dir.name, LIMIT_LOCK_MS / 1000);
+		poll(NULL, 0, RETRY_MS);
+	}
+	return 0;
+}
+
+static int qmp_failed(const struct vm_client *client, const struct qmp_error *qmp_error,
+                      struct error *err)
+{
+	return error_set(err, EXIT_FAILED, "VM \"%s\": %s", client->dir.name, qmp_error->message);
+}
+
+int vm_client_connect(struct vm_client *client, struct error *err)
+{
+	cleanup_free char *path = xasprintf("%s/%s", client->dir.path, VM_COMMANDS);
+	struct qmp_error qmp_error;
+	int fd;
+
+	if (take_monitor(client, err) < 0)
+		return -1;
+	fd = qmp_connect(path, &qmp_error);
+	if (fd < 0)
+		return qmp_failed(client, &qmp_error, err);
+	client->qmp = qmp_new(fd, NULL, NULL);
+	if (qmp_wait_ready(client->qmp, LIMIT_REPLY_MS, &qmp_error) < 0)
+		return qmp_failed(client, &qmp_error, err);
+	return 0;
+}
+
+int vm_client_command(struct vm_client *client, const char *command, struct error *err)
+{
+	struct qmp_error qmp_error;
+
+	if (qmp_call(client->qmp, command, NULL, LIMIT_REPLY_MS, NULL, &qmp_error) < 0)
+		return qmp_failed(client, &qmp_error, err);
+	return 0;
+}
+
+int vm_client_query(struct vm_client *client, struct error *err)
+{
+	static const char *const questions[] = { "query-status", "query-cpus-fast",
+		                                 "query-iothreads" };
+	struct json_object *replies[ARRAY_SIZE(questions)] = { NULL }, *status;
+	unsigned ids[ARRAY_SIZE(questions)];
+	struct qmp_error qmp_error;
+	int result = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(questions) && result == 0; i++) {
+		ids[i] = qmp_send(client->qmp, questions[i], NULL, &qmp_error);
+		if (!ids[i])
+			result = qmp_failed(client, &qmp_error, err);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(questions) && result == 0; i++)
+		if (qmp_wait_reply(client->qmp, ids[i], LIMIT_REPLY_MS, &replies[i], &qmp_error) <
+		    0)
+			result = qmp_failed(client, &qmp_error, err);
+	if (result == 0) {
+		snprintf(client->run_state, sizeof(client->run_state), "%s",
+		         json_object_object_get_ex(replies[0], "status", &status)
+		             ? json_object_get_string(status)
+		             : "unknown");
+		result = threads_read(&client->threads, client->state.qemu, client->plan,
+		                      replies[1], replies[2], err);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(questions); i++)
+		json_object_put(replies[i]);
+	return result;
+}
+
+void vm_client_disconnect(struct vm_client *client)
+{
+	qmp_free(client->qmp);
+	client->qmp = NULL;
+	if (client->lock >= 0)
+		close(client->lock);
+	client->lock = -1;
+}
+
+void vm_client_close(struct vm_client *client)
+{
+	vm_client_disconnect(client);
+	if (client->pidfd >= 0)
+		close(client->pidfd);
+	threads_free(&client->threads);
+	plan_free(client->plan);
+	vm_state_free(&client->state);
+	vm_dir_close(&client->dir);
+}

@@ -1,0 +1,44 @@
+/* A running VM seen from a later command: its files, and an exchange over its second monitor. */
+#ifndef ANCLA_VM_CLIENT_H
+#define ANCLA_VM_CLIENT_H
+
+#include "../qmp/qmp.h"
+#include "error.h"
+#include "ledger.h"
+#include "plan.h"
+#include "threads.h"
+
+struct vm_client {
+	struct vm_dir dir;
+	struct vm_state state;
+	struct plan *plan;
+	int pidfd; /* of QEMU */
+	int lock;  /* of the monitor, which serves one client; -1 while not connected */
+	struct qmp *qmp;
+	struct threads threads;
+	char run_state[40]; /* "running", "paused", …, as query-status says; "" before it was asked
+	                     */
+};
+
+#define VM_CLIENT_INIT                                                                             \
+	{                                                                                          \
+		.dir = VM_DIR_INIT, .pidfd = -1, .lock = -1                                        \
+	}
+
+/* Finds the VM and reads its files; EXIT_FAILED: no such VM, or it is ending. */
+int vm_client_open(struct vm_client *client, const char *name, struct error *err);
+
+/* Connects to its monitor, waiting for other commands to leave it; limits as in launch.h. */
+int vm_client_connect(struct vm_client *client, struct error *err);
+
+/* One command, its reply dropped. */
+int vm_client_command(struct vm_client *client, const char *command, struct error *err);
+
+/* Fills run_state and threads. */
+int vm_client_query(struct vm_client *client, struct error *err);
+
+void vm_client_disconnect(struct vm_client *client);
+void vm_client_close(struct vm_client *client);
+#define cleanup_vm_client __attribute__((cleanup(vm_client_close)))
+
+#endif

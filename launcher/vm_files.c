@@ -1,0 +1,147 @@
+/* The files in a VM's directory. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "ledger.h"
+#include "util.h"
+
+/* plan.json of the largest VM is below this. */
+#define FILE_LIMIT (4 << 20)
+
+static struct json_object *read_json(const struct vm_dir *vm, const char *name, struct error *err)
+{
+	cleanup_free char *path = xasprintf("/proc/self/fd/%d/%s", vm->dirfd, name);
+	cleanup_free char *text = NULL;
+	struct json_object *json;
+
+	if (read_file(path, FILE_LIMIT, &text, NULL, err) < 0) {
+		error_set(err, EXIT_FAILED, "cannot read %s/%s", vm->path, name);
+		return NULL;
+	}
+	json = json_tokener_parse(text);
+	if (!json)
+		error_set(err, EXIT_FAILED, "%s/%s is not JSON", vm->path, name);
+	return json;
+}
+
+struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err)
+{
+	cleanup_json struct json_object *json = read_json(vm, VM_PLAN, err);
+	struct plan *plan = json ? plan_from_json(json, err) : NULL;
+
+	if (json && !plan)
+		error_prefix(err, "%s/%s: ", vm->path, VM_PLAN);
+	return plan;
+}
+
+int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error *err)
+{
+	cleanup_json struct json_object *json = plan_to_json(plan);
+
+	return write_file_atomic(vm->dirfd, VM_PLAN,
+	                         json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), err);
+}
+
+static const char *text_of(struct json_object *json, const char *key)
+{
+	struct json_object *value;
+
+	return json_object_object_get_ex(json, key, &value) &&
+	               json_object_is_type(value, json_type_string)
+	           ? json_object_get_string(value)
+	           : "";
+}
+
+static int64_t number_of(struct json_object *json, const char *key)
+{
+	struct json_object *value;
+
+	return json_object_object_get_ex(json, key, &value) ? json_object_get_int64(value) : 0;
+}
+
+int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err)
+{
+	cleanup_json struct json_object *json = read_json(vm, VM_STATE, err);
+
+	if (!json)
+		return -1;
+	if (!json_object_is_type(json, json_type_object))
+		return error_set(err, EXIT_FAILED, "%s/%s is not an object", vm->path, VM_STATE);
+	state->state = xstrdup(text_of(json, "state"));
+	state->spec = xstrdup(text_of(json, "spec"));
+	state->serial = xstrdup(text_of(json, "serial"));
+	state->launcher = (pid_t)number_of(json, "launcher");
+	state->launcher_start = (uint64_t)number_of(json, "launcher-start");
+	state->qemu = (pid_t)number_of(json, "qemu");
+	state->qemu_start = (uint64_t)number_of(json, "qemu-start");
+	state->started = number_of(json, "started");
+	return 0;
+}
+
+int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct error *err)
+{
+	cleanup_json struct json_object *json = json_object_new_object();
+
+	json_add_string(json, "state", state->state);
+	json_add_string(json, "spec", state->spec);
+	json_add_string(json, "serial", state->serial);
+	json_add_int(json, "launcher", state->launcher);
+	json_add_int(json, "launcher-start", (int64_t)state->launcher_start);
+	json_add_int(json, "qemu", state->qemu);
+	json_add_int(json, "qemu-start", (int64_t)state->qemu_start);
+	json_add_int(json, "started", state->started);
+	return write_file_atomic(vm->dirfd, VM_STATE,
+	                         json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), err);
+}
+
+void vm_state_free(struct vm_state *state)
+{
+	free(state->state);
+	free(state->spec);
+	free(state->serial);
+	*state = (struct vm_state){ 0 };
+}
+
+int vm_listen(const struct vm_dir *vm, const char *name, struct error *err)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	/* Through the descriptor: the directory's own path may be longer than a socket's may. */
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", vm->dirfd,
+	         name);
+	if (fd < 0 || fchmod(fd, 0600) < 0 ||
+	    bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 4) < 0)
+		return error_set(err, EXIT_FAILED, "cannot listen on %s/%s: %s", vm->path, name,
+		                 strerror(errno));
+	return take_fd(&fd);
+}
+
+char *vm_last_words(const struct vm_dir *vm)
+{
+	cleanup_close int fd = openat(vm->dirfd, VM_LOG, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	char text[1025];
+	off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+	off_t start = end > 1024 ? end - 1024 : 0;
+	ssize_t got = fd < 0 ? 0 : pread(fd, text, 1024, start);
+	char *words, *to, *line, *rest = text;
+	int lines = 0;
+
+	text[got > 0 ? got : 0] = '\0';
+	for (char *p = text + strlen(text); p > text && lines < 6; p--)
+		if (p[-1] == '\n' && p[0] && ++lines == 5)
+			rest = p;
+	words = to = xcalloc(strlen(rest) * 2 + 1, 1);
+	while ((line = strsep(&rest, "\n"))) {
+		if (!*line)
+			continue;
+		to += sprintf(to, "%s%s", to > words ? "; " : "", line);
+	}
+	return words;
+}
