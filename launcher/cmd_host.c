@@ -3,18 +3,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "claims.h"
 #include "command.h"
 #include "cpulist.h"
 #include "host.h"
+#include "ledger.h"
 #include "quote.h"
 #include "util.h"
 
-/* TODO(ledger): who holds which CPU, from launcher/ledger.h; on a described host nobody. The
- * text output wants the same in print_host(). */
-static struct json_object *claims_json(const struct host *host)
+static struct json_object *claims_json(const struct claims *claims)
 {
-	(void)host;
-	return json_object_new_array();
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < claims->count; i++) {
+		const struct claim *claim = &claims->list[i];
+		cleanup_free char *cpus = cpulist_format(claim->cpus);
+		struct json_object *json = json_object_new_object();
+		json_add_string(json, "vm", claim->vm);
+		json_add_string(json, "role", claim->role);
+		json_add_string(json, "cpus", cpus);
+		json_add_bool(json, "dedicated", claim->dedicated);
+		json_object_array_add(list, json);
+	}
+	return list;
 }
 
 #define WIDTH 100
@@ -282,6 +293,18 @@ static void print_summary(const struct host *host, const char *description)
 	print_paragraph("isolated", "%s", isolated);
 }
 
+static void print_claims(const struct claims *claims)
+{
+	if (claims->count)
+		puts("\nheld by");
+	for (size_t i = 0; i < claims->count; i++) {
+		const struct claim *claim = &claims->list[i];
+		cleanup_free char *cpus = list_or(claim->cpus, "none");
+		print_paragraph(claim->vm, "%s: CPUs %s, %s", claim->role, cpus,
+		                claim->dedicated ? "dedicated" : "shared");
+	}
+}
+
 static void print_legend(const struct host *host)
 {
 	if (host->n_cores < (size_t)hwloc_bitmap_weight(host->cpus))
@@ -292,7 +315,8 @@ static void print_legend(const struct host *host)
 		puts("0*:  isolated");
 }
 
-static void print_host(const struct host *host, const char *description)
+static void print_host(const struct host *host, const struct claims *claims,
+                       const char *description)
 {
 	cleanup_free const struct host_core **cores = ordered_cores(host);
 	size_t next = 0;
@@ -309,6 +333,7 @@ static void print_host(const struct host *host, const char *description)
 		print_cores(host, cores, 0, -1);
 	}
 	print_packages(host);
+	print_claims(claims);
 	print_legend(host);
 }
 
@@ -317,16 +342,17 @@ static int run(const struct invocation *call)
 	cleanup_error struct error err = ERROR_INIT;
 	const char *description = invocation_option(call, "host");
 	cleanup_host struct host *host = host_load(description, &err);
+	cleanup_claims struct claims *claims = NULL;
 
-	if (!host)
+	if (!host || ledger_read_claims(description == NULL, &claims, &err) < 0)
 		return command_fail(&err);
 	if (invocation_option(call, "json")) {
 		struct json_object *json = host_json(host);
 
-		json_object_object_add(json, "claims", claims_json(host));
+		json_object_object_add(json, "claims", claims_json(claims));
 		return command_print_json(json);
 	}
-	print_host(host, description);
+	print_host(host, claims, description);
 	return command_flush();
 }
 
@@ -339,7 +365,7 @@ static const struct command_option options[] = {
 const struct command cmd_host = {
 	.name = "host",
 	.arguments = "",
-	.summary = "show the host as placement sees it",
+	.summary = "Show the host as placement sees it",
 	.details =
 	    "NUMA nodes with memory, huge pages and distances, caches, cores with their SMT\n"
 	    "siblings, which CPUs are allowed and isolated, and who holds which.",

@@ -102,21 +102,6 @@ static int print_json(const struct plan *plan, const struct command_line *line)
 	return command_print_json(json);
 }
 
-/* On this machine a plan counts with what the VMs that run now hold; on a described one nobody
- * holds anything. */
-static int read_claims(const char *host, struct claims **claims, struct error *err)
-{
-	cleanup_ledger struct ledger ledger = LEDGER_INIT;
-	cleanup_error struct error ignored = ERROR_INIT;
-
-	*claims = NULL;
-	/* A user without a runtime directory has no VMs. */
-	if (host || ledger_open(&ledger, false, &ignored) < 0)
-		return 0;
-	*claims = ledger_claims(&ledger, err);
-	return *claims ? 0 : -1;
-}
-
 static int run(const struct invocation *call)
 {
 	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
@@ -130,7 +115,7 @@ static int run(const struct invocation *call)
 	if (!spec)
 		return EXIT_SPEC;
 	if (planning_begin(&planning, spec, host, invocation_option(call, "qemu-caps"), &err) < 0 ||
-	    read_claims(host, &claims, &err) < 0)
+	    ledger_read_claims(host == NULL, &claims, &err) < 0)
 		return command_fail(&err);
 	plan = place(spec, planning.host, claims, planning.accel, &err);
 	line = plan ? command_line(spec, plan, planning.caps, &err) : NULL;

@@ -187,11 +187,51 @@ static int run_guest(struct vm *vm, struct error *err)
 	return 0;
 }
 
+/* True once a vCPU has come back from the guest. */
+static bool has_run(struct json_object *stats)
+{
+	struct json_object *list, *value;
+
+	for (size_t i = 0; i < json_object_array_length(stats); i++) {
+		if (!json_object_object_get_ex(json_object_array_get_idx(stats, i), "stats",
+		                               &list) ||
+		    !json_object_is_type(list, json_type_array))
+			continue;
+		for (size_t j = 0; j < json_object_array_length(list); j++)
+			if (json_object_object_get_ex(json_object_array_get_idx(list, j), "value",
+			                              &value) &&
+			    json_object_get_int64(value) > 0)
+				return true;
+	}
+	return false;
+}
+
+/* KVM makes a thread of its own (kvm-nx-lpage-recovery) when a vCPU first runs: in QEMU on recent
+ * kernels, with the CPUs and the priority of that vCPU. Waits until one has, so that it is found.
+ */
+static void wait_for_first_exit(struct vm *vm)
+{
+	int64_t deadline = kernel_now_ms() + LIMIT_FIRST_EXIT_MS;
+	bool done = vm->plan->accel != ACCEL_KVM;
+
+	while (!done && kernel_now_ms() < deadline) {
+		cleanup_json struct json_object *stats = NULL;
+		struct json_object *question =
+		    json_tokener_parse("{\"target\":\"vcpu\",\"providers\":[{\"provider\":\"kvm\","
+		                       "\"names\":[\"exits\"]}]}");
+		/* A QEMU that cannot tell is not asked again. */
+		done =
+		    qmp_call(vm->qmp, "query-stats", question, LIMIT_REPLY_MS, &stats, NULL) < 0 ||
+		    !json_object_is_type(stats, json_type_array) || has_run(stats);
+	}
+}
+
 /* Threads that were born since the list was made, a vCPU thread's children among them. */
 static int verify_late(struct vm *vm, struct error *err)
 {
 	cleanup_checks struct checks late = { 0 };
 
+	wait_for_first_exit(vm);
 	if (threads_refresh(&vm->threads, err) < 0)
 		return -1;
 	if (pin_threads(vm->plan, &vm->threads, err) < 0)

@@ -230,6 +230,18 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 	return result < 0 ? NULL : take_pointer(&claims);
 }
 
+int ledger_read_claims(bool live, struct claims **claims, struct error *err)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	if (!live || ledger_open(&ledger, false, &ignored) < 0)
+		*claims = claims_new();
+	else
+		*claims = ledger_claims(&ledger, err);
+	return *claims ? 0 : -1;
+}
+
 int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
 {
 	if (mkdirat(ledger->dirfd, name, 0700) < 0) {

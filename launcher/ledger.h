@@ -67,6 +67,10 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 /* What all living VMs hold. NULL and an error if it cannot be read. */
 struct claims *ledger_claims(struct ledger *ledger, struct error *err);
 
+/* For commands that only look: what is held on this machine (`live`), or on a described one, where
+ * nobody holds anything. A user without a runtime directory has no VMs. */
+int ledger_read_claims(bool live, struct claims **claims, struct error *err);
+
 /* Makes the directory of a new VM and takes its lock. EXIT_FAILED if a VM of that name lives. */
 int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err);
 

@@ -50,7 +50,8 @@ void fill_hurry(struct fill *fill);
  * page size, pages had and needed. The fill stays, with its mappings, for fill_residency(). */
 int fill_wait(struct fill *fill, struct error *err);
 
-/* fill_wait(), then unmaps (10 ms a GiB of plain pages: better after `cont`) and frees the fill. */
+/* fill_wait(), then unmaps (10 to 50 ms a GiB of plain pages: better after `cont`) and frees the
+ * fill. */
 int fill_finish(struct fill *fill, struct error *err);
 
 /* Stops as soon as each thread ends its chunk, frees everything. NULL is allowed. */
@@ -65,7 +66,7 @@ struct residency {
 };
 
 /* What residency_of_file() would say of every region that the fill has filled, but without mapping
- * the pages once more: a quarter of the time with plain pages. After fill_wait(). list[i] belongs
+ * the pages once more: a tenth of the time with plain pages. After fill_wait(). list[i] belongs
  * to plan->memory[i], page_size is 0 where the launcher filled nothing. The caller frees every
  * list[i].pages. */
 int fill_residency(const struct fill *fill, struct residency *list, struct error *err);

@@ -12,11 +12,20 @@ static bool has_ended(const struct thread *thread, int error)
 	return error == ESRCH && thread->role != THREAD_VCPU && thread->role != THREAD_IOTHREAD;
 }
 
+static bool is_right(const struct plan *plan, const struct thread *thread)
+{
+	cleanup_bitmap hwloc_bitmap_t cpus = xbitmap();
+
+	return kernel_get_affinity(thread->tid, cpus) == 0 && thread_may_be_on(thread, plan, cpus);
+}
+
 int pin_thread(const struct plan *plan, const struct thread *thread, struct error *err)
 {
 	hwloc_const_bitmap_t cpus = thread_cpus(thread, plan);
 	struct sched sched = thread_sched(thread, plan), now;
 
+	if (thread->role == THREAD_WORKER && is_right(plan, thread))
+		return 0;
 	if (kernel_set_affinity(thread->tid, cpus) < 0) {
 		int error = errno;
 		cleanup_free char *name = thread_name(thread, plan);
@@ -27,9 +36,7 @@ int pin_thread(const struct plan *plan, const struct thread *thread, struct erro
 		                 name, list, strerror(error));
 	}
 	/* What a thread inherits is right already in most starts. */
-	if (kernel_get_sched(thread->tid, &now) == 0 && now.priority == sched.priority &&
-	    (now.scheduler == sched.scheduler ||
-	     (now.scheduler == SCHED_OF_OTHER && sched.scheduler == SCHED_UNSET)))
+	if (kernel_get_sched(thread->tid, &now) == 0 && thread_may_run_as(thread, plan, now))
 		return 0;
 	if (kernel_set_sched(thread->tid, sched) < 0) {
 		int error = errno;

@@ -101,9 +101,16 @@ static int add_emulator(struct threads *threads, struct error *err)
 
 	if (kernel_tasks(threads->pid, &tids, &count) < 0)
 		return error_set(err, EXIT_FAILED, "QEMU's threads are gone: %s", strerror(errno));
-	for (size_t i = 0; i < count; i++)
-		if (!by_tid(threads, tids[i]))
-			add(threads, THREAD_EMULATOR, -1, tids[i]);
+	for (size_t i = 0; i < count; i++) {
+		if (by_tid(threads, tids[i]))
+			continue;
+		add(threads, THREAD_EMULATOR, -1, tids[i]);
+		struct thread *thread = &threads->list[threads->count - 1];
+		/* QEMU's thread pool, and the kernel's for io_uring. */
+		if (strcmp(thread->comm, "worker") == 0 ||
+		    strncmp(thread->comm, "iou-wrk-", strlen("iou-wrk-")) == 0)
+			thread->role = THREAD_WORKER;
+	}
 	return 0;
 }
 
@@ -153,7 +160,7 @@ int threads_refresh(struct threads *threads, struct error *err)
 		struct thread *thread = &threads->list[i];
 		char comm[64];
 		kernel_comm(threads->pid, thread->tid, comm);
-		if (thread->role != THREAD_EMULATOR || *comm)
+		if ((thread->role != THREAD_EMULATOR && thread->role != THREAD_WORKER) || *comm)
 			threads->list[kept++] = *thread;
 	}
 	threads->count = kept;
@@ -162,7 +169,8 @@ int threads_refresh(struct threads *threads, struct error *err)
 
 const char *thread_role_name(enum thread_role role)
 {
-	static const char *const names[] = { "vcpu", "iothread", "emulator", "vhost", "kvm-pit" };
+	static const char *const names[] = { "vcpu",   "iothread", "emulator",
+		                             "worker", "vhost",    "kvm-pit" };
 
 	return names[role];
 }
@@ -205,8 +213,41 @@ struct sched thread_sched(const struct thread *thread, const struct plan *plan)
 	case THREAD_IOTHREAD:
 		return plan->iothreads[thread->index].sched;
 	case THREAD_EMULATOR:
+	case THREAD_WORKER:
 		return plan->emulator_sched;
 	default:
 		return other;
 	}
+}
+
+bool thread_may_be_on(const struct thread *thread, const struct plan *plan,
+                      hwloc_const_bitmap_t cpus)
+{
+	cleanup_bitmap hwloc_bitmap_t all = NULL;
+
+	if (thread->role != THREAD_WORKER)
+		return hwloc_bitmap_isequal(cpus, thread_cpus(thread, plan));
+	all = xbitmap_dup(plan->emulator);
+	for (size_t i = 0; i < plan->n_iothreads; i++)
+		hwloc_bitmap_or(all, all, plan->iothreads[i].cpus);
+	return hwloc_bitmap_isincluded(cpus, all);
+}
+
+static bool same_sched(struct sched a, struct sched b)
+{
+	if (a.scheduler == SCHED_UNSET)
+		a.scheduler = SCHED_OF_OTHER;
+	if (b.scheduler == SCHED_UNSET)
+		b.scheduler = SCHED_OF_OTHER;
+	return a.scheduler == b.scheduler && a.priority == b.priority;
+}
+
+bool thread_may_run_as(const struct thread *thread, const struct plan *plan, struct sched sched)
+{
+	if (same_sched(sched, thread_sched(thread, plan)))
+		return true;
+	for (size_t i = 0; thread->role == THREAD_WORKER && i < plan->n_iothreads; i++)
+		if (same_sched(sched, plan->iothreads[i].sched))
+			return true;
+	return false;
 }

@@ -3,6 +3,7 @@
 #ifndef ANCLA_THREADS_H
 #define ANCLA_THREADS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -11,7 +12,15 @@
 #include "error.h"
 #include "plan.h"
 
-enum thread_role { THREAD_VCPU, THREAD_IOTHREAD, THREAD_EMULATOR, THREAD_VHOST, THREAD_KVM_PIT };
+enum thread_role {
+	THREAD_VCPU,
+	THREAD_IOTHREAD,
+	THREAD_EMULATOR,
+	THREAD_WORKER, /* does I/O for the main loop or an iothread, where that runs; comes and goes
+	                */
+	THREAD_VHOST,
+	THREAD_KVM_PIT,
+};
 
 struct thread {
 	enum thread_role role;
@@ -43,12 +52,18 @@ void threads_free(struct threads *threads);
 /* "vCPU 3", "iothread io0", "emulator thread 123 (qemu-system-x86)"; the caller frees. */
 char *thread_name(const struct thread *thread, const struct plan *plan);
 
-/* "vcpu", "iothread", "emulator", "vhost", "kvm-pit". */
+/* "vcpu", "iothread", "emulator", "worker", "vhost", "kvm-pit". */
 const char *thread_role_name(enum thread_role role);
 
 /* Where the plan wants the thread, and how scheduled. vhost workers are the emulator's; the
  * kernel's timer thread goes with vCPU 0, unless that would starve it. The set is the plan's. */
 hwloc_const_bitmap_t thread_cpus(const struct thread *thread, const struct plan *plan);
 struct sched thread_sched(const struct thread *thread, const struct plan *plan);
+
+/* Workers are born where the thread is that they work for, and inherit its CPUs and scheduler:
+ * right for one is any subset of the emulator's and the iothreads' CPUs. */
+bool thread_may_be_on(const struct thread *thread, const struct plan *plan,
+                      hwloc_const_bitmap_t cpus);
+bool thread_may_run_as(const struct thread *thread, const struct plan *plan, struct sched sched);
 
 #endif

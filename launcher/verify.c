@@ -64,17 +64,15 @@ static void verify_thread(const struct plan *plan, const struct thread *thread,
 		return;
 	}
 	checks_add(checks, xasprintf("%s: CPUs", name), cpus_text(cpus), cpus_text(actual),
-	           hwloc_bitmap_isequal(cpus, actual));
+	           thread_may_be_on(thread, plan, actual));
 	if (kernel_get_sched(thread->tid, &sched) < 0) {
 		if (!is_gone(thread))
 			checks_add(checks, xasprintf("%s: scheduler", name), sched_text(wanted),
 			           xasprintf("unreadable: %s", strerror(errno)), false);
 		return;
 	}
-	if (wanted.scheduler == SCHED_UNSET)
-		wanted.scheduler = SCHED_OF_OTHER;
 	checks_add(checks, xasprintf("%s: scheduler", name), sched_text(wanted), sched_text(sched),
-	           wanted.scheduler == sched.scheduler && wanted.priority == sched.priority);
+	           thread_may_run_as(thread, plan, sched));
 }
 
 void verify_threads(const struct plan *plan, const struct threads *threads, struct checks *checks)
