@@ -20,8 +20,6 @@ void console_open(struct console *console, int serial)
 		return;
 	struct termios raw = console->before;
 	cfmakeraw(&raw);
-	/* The guest's newlines are its own; ours, on standard error, still need the terminal's. */
-	raw.c_oflag |= OPOST;
 	console->raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
 }
 

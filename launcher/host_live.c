@@ -82,7 +82,8 @@ static void read_hugepages(struct host_node *node, const char *path)
 		qsort(node->pages, node->n_pages, sizeof(*node->pages), compare_pages);
 }
 
-/* A kernel without NUMA has no node directories: then the machine is the node. */
+/* A kernel without NUMA has no node directories: then the machine is the node. So it is with one
+ * node, whose own meminfo leaves out what a kernel that accepts memory lazily has yet to accept. */
 void host_live_memory(struct host *host)
 {
 	bool numa = access(SYS_NODES, F_OK) == 0;
@@ -92,7 +93,8 @@ void host_live_memory(struct host *host)
 		struct host_node *node = &host->nodes[i];
 		cleanup_free char *base = xasprintf(SYS_NODES "/node%u", node->id);
 		cleanup_free char *meminfo =
-		    numa ? xasprintf("%s/meminfo", base) : xstrdup("/proc/meminfo");
+		    numa && host->n_nodes > 1 ? xasprintf("%s/meminfo", base)
+		                              : xstrdup("/proc/meminfo");
 		cleanup_free char *hugepages =
 		    numa ? xasprintf("%s/hugepages", base) : xstrdup("/sys/kernel/mm/hugepages");
 		cleanup_free char *text = read_sys(meminfo);

@@ -155,11 +155,27 @@ static void check_path(struct parse *parse)
 		             "\"2MiB\", for all memory, or leave the path out");
 }
 
+/* What others map is a file, and stock kernels give files no transparent huge pages. */
+static void check_shared(struct parse *parse)
+{
+	struct spec *spec = parse->spec;
+
+	for (size_t i = 0; i < spec->numa.n_nodes; i++) {
+		cleanup_free char *pointer = xasprintf("/numa/nodes/%zu/shared", i);
+		if (spec->numa.nodes[i].shared && spec->numa.nodes[i].pages.kind == PAGES_THP &&
+		    spec_good(parse, "%s", pointer))
+			spec_fail_at(
+			    parse, pointer,
+			    "shared memory has no transparent huge pages: use \"none\", or "
+			    "huge pages of a size");
+	}
+}
+
 void spec_check_memory(struct parse *parse)
 {
 	static void (*const checks[])(struct parse *) = {
 		check_multiples,     check_sum,    check_policies, check_restrictive,
-		check_backing_nodes, check_locked, check_path,
+		check_backing_nodes, check_locked, check_path,     check_shared,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(checks); i++)

@@ -347,7 +347,7 @@ static const struct field placement_rows[] = {
 	     "isolate leaves siblings idle, prefer uses them where they fit, require needs them",
 	     .absent = "prefer", SPEC(placement.smt), .values = smt_values),
 	ENUM("emulator", "emulator threads apart from the vCPUs, or with them",
-	     .absent = "isolate with dedicated CPUs", SPEC(placement.emulator),
+	     .absent = "isolate with dedicated CPUs, if one is left", SPEC(placement.emulator),
 	     .values = emulator_values),
 };
 static const struct field_table placement_table = TABLE(placement_rows, struct spec);
@@ -435,8 +435,9 @@ static const struct field_table disk_table = TABLE(disk_rows, struct spec_disk);
 static const struct field nic_rows[] = {
 	ENUM("type", "what is behind the virtio network card", .required = true,
 	     MEMBER(struct spec_nic, type), .values = nic_values),
-	STRING("mac", "hardware address", .absent = "QEMU's", MEMBER(struct spec_nic, mac),
-	       .longest = 17, .pattern = "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$",
+	STRING("mac", "hardware address", .absent = "made from the VM's name",
+	       MEMBER(struct spec_nic, mac), .longest = 17,
+	       .pattern = "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$",
 	       .what = "a hardware address, as \"52:54:00:12:34:56\"", .normalise = lower_case),
 	STRING("ifname", "tap: the interface; bridge: a name for the tap",
 	       MEMBER(struct spec_nic, ifname), .longest = INTERFACE_MAX,

@@ -37,7 +37,9 @@ int supervise_signals(struct error *err)
 
 static void tell(const struct supervision *s, const char *text)
 {
-	fprintf(stderr, "%sancla: %s\n", s->console.raw ? "\r\n" : "", text);
+	const char *newline = s->console.raw ? "\r\n" : "";
+
+	fprintf(stderr, "%sancla: %s%s\n", newline, text, s->console.raw ? "\r" : "");
 }
 
 /* The reply does not matter: either QEMU ends, or the next wish is stronger. */

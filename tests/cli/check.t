@@ -131,7 +131,10 @@ is $crashes, 0, 'damaged specs never crash it';
 is $code, 0, 'schema is printed';
 spew('specs/vm.schema.json', $out) if $ENV{UPDATE};
 is $out, slurp('specs/vm.schema.json'), 'specs/vm.schema.json is what `ancla schema` prints';
-my $schema = decode_json($out);
+($out, $err, $code) = ancla('schema', '--fields');
+my ($table) = slurp('README.md') =~ /^<!-- fields: [^\n]*\n(.*)^<!-- end of fields -->/ms;
+is $table, $out, 'the README has the table of fields that `ancla schema --fields` prints';
+my $schema = decode_json(slurp('specs/vm.schema.json'));
 is $schema->{'$schema'}, 'https://json-schema.org/draft/2020-12/schema', '... of draft 2020-12';
 
 ($out) = ancla('schema', '--fields');

@@ -73,7 +73,7 @@ subtest 'this machine: nodes' => sub {
 	is_deeply [ map { $_->{id} } @{ $host->{nodes} } ], \@ids, 'ids';
 	for my $node (@{ $host->{nodes} }) {
 		my $dir = "$node_dir/node$node->{id}";
-		my $meminfo = slurp("$dir/meminfo") // slurp('/proc/meminfo');
+		my $meminfo = @ids > 1 ? slurp("$dir/meminfo") : slurp('/proc/meminfo');
 		my ($total) = $meminfo =~ /MemTotal:\s+(\d+) kB/;
 		my ($free) = $meminfo =~ /MemFree:\s+(\d+) kB/;
 		# Memory of a virtual machine may be plugged while we look.
