@@ -88,10 +88,32 @@ static void add_machine(struct building *b)
 	argv_option(b, "-machine", "%s", text);
 }
 
+static int bits_for(int count)
+{
+	int bits = 0;
+
+	while (1 << bits < count)
+		bits++;
+	return bits;
+}
+
+/* The highest APIC id: each level of the topology has whole bits. From 255 on, the guest needs
+ * x2APIC, and an IOMMU that interrupts such CPUs. */
+static bool has_wide_apic_ids(const struct plan *plan)
+{
+	int64_t id = plan->sockets - 1;
+
+	id = id << bits_for(plan->dies) | (plan->dies - 1);
+	id = id << bits_for(plan->cores) | (plan->cores - 1);
+	id = id << bits_for(plan->threads) | (plan->threads - 1);
+	return id >= 255;
+}
+
 static void add_accel(struct building *b)
 {
 	if (b->plan->accel == ACCEL_KVM)
-		argv_option(b, "-accel", "kvm");
+		argv_option(b, "-accel", "kvm%s",
+		            has_wide_apic_ids(b->plan) ? ",kernel-irqchip=split" : "");
 	else
 		/* mlockall would lock the whole translation cache, 1 GiB unless bounded. */
 		argv_option(b, "-accel", "tcg,thread=multi%s",
@@ -221,7 +243,8 @@ static void add_memory(struct building *b)
 		for (size_t j = 0; j < plan->n_memory; j++)
 			argv_option(b, "-numa", "dist,src=%zu,dst=%zu,val=%u", i, j,
 			            plan->distances[i * plan->n_memory + j]);
-	argv_option(b, "-overcommit", "mem-lock=%s", plan->locked ? "on" : "off");
+	if (plan->locked)
+		argv_option(b, "-overcommit", "mem-lock=on");
 }
 
 static void add_process(struct building *b)
@@ -287,15 +310,47 @@ static void add_boot(struct building *b)
 		argv_option(b, "-boot", "strict=on");
 }
 
+/* A guest tells of its panic through a device that Linux finds by ACPI: not on microvm. */
+static bool tells_of_panic(const struct building *b)
+{
+	return b->spec->qemu.machine != MACHINE_MICROVM && caps_has(b->caps, "type:pvpanic");
+}
+
 /* What QEMU does when the guest powers off, resets, or panics; its own defaults are not said. */
 static void add_actions(struct building *b)
 {
+	if (tells_of_panic(b))
+		argv_option(b, "-device", "pvpanic");
 	if (b->spec->on_poweroff == ACTION_PRESERVE)
 		argv_option(b, "-action", "shutdown=pause");
 	if (b->spec->on_reboot == ACTION_DESTROY)
 		argv_option(b, "-action", "reboot=shutdown");
 	if (b->spec->on_crash == ACTION_PRESERVE)
 		argv_option(b, "-action", "panic=pause");
+}
+
+static int check_apic_ids(const struct building *b, struct error *err)
+{
+	size_t n = b->plan->n_vcpus;
+
+	if (!has_wide_apic_ids(b->plan))
+		return 0;
+	if (b->spec->qemu.machine != MACHINE_Q35)
+		return error_set(err, EXIT_GRANT,
+		                 "max-vcpus: %zu vCPUs in this topology need APIC ids from 255 on, "
+		                 "which machine %s has not; use q35, or fewer vCPUs",
+		                 n, machine_name(b->spec->qemu.machine));
+	if (b->plan->accel == ACCEL_TCG && !caps_gives_feature(b->caps, "x2apic"))
+		return error_set(err, EXIT_GRANT,
+		                 "max-vcpus: %zu vCPUs in this topology need APIC ids from 255 on, "
+		                 "and so x2APIC, which tcg of %s has not; use kvm, or fewer vCPUs",
+		                 n, b->caps->binary);
+	if (!caps_has(b->caps, "property:intel-iommu:eim"))
+		return error_set(err, EXIT_GRANT,
+		                 "max-vcpus: %zu vCPUs in this topology need APIC ids from 255 on, "
+		                 "and so an IOMMU with eim, which %s has not; use fewer vCPUs",
+		                 n, b->caps->binary);
+	return 0;
 }
 
 static int check_can(const struct building *b, struct error *err)
@@ -307,7 +362,12 @@ static int check_can(const struct building *b, struct error *err)
 		                 b->caps->binary, machine_name(b->spec->qemu.machine));
 	if (b->plan->n_iothreads && !caps_has(b->caps, "type:iothread"))
 		return error_set(err, EXIT_GRANT, "iothreads: %s has none", b->caps->binary);
-	return 0;
+	if (b->spec->on_crash == ACTION_PRESERVE && !tells_of_panic(b))
+		return error_set(err, EXIT_GRANT,
+		                 "on-crash: a guest on machine %s of %s cannot tell that it "
+		                 "panicked, so it cannot be preserved; use destroy or q35",
+		                 machine_name(b->spec->qemu.machine), b->caps->binary);
+	return check_apic_ids(b, err);
 }
 
 static int compare_inherited(const void *a, const void *b)
@@ -333,6 +393,8 @@ struct command_line *command_line(const struct spec *spec, const struct plan *pl
 	add_serial(&b);
 	add_boot(&b);
 	add_actions(&b);
+	if (has_wide_apic_ids(plan))
+		argv_option(&b, "-device", "intel-iommu,intremap=on,eim=on");
 	if (argv_devices(&b, err) < 0)
 		return NULL;
 	qsort(line->inherited, line->n_inherited, sizeof(*line->inherited), compare_inherited);

@@ -111,11 +111,13 @@ static void add_nic(struct building *b, size_t index, int *fd)
 	const struct spec_nic *nic = &b->spec->nics[index];
 	struct json_object *device = json_object_new_object();
 	cleanup_free char *id = xasprintf("net%zu", index);
+	cleanup_free char *device_id = xasprintf("virtio-net%zu", index);
 	char mac[18];
 
 	add_netdev(b, index, id, fd);
 	default_mac(b->spec->name, index, mac);
 	json_add_string(device, "driver", virtio_type(b, "net"));
+	json_add_string(device, "id", device_id);
 	json_add_string(device, "netdev", id);
 	json_add_string(device, "mac", nic->mac ? nic->mac : mac);
 	/* No boot from the network, so no option ROM to load. */
@@ -135,6 +137,13 @@ static void add_hostdev(struct building *b, size_t index)
 	argv_json(b, "-device", device);
 }
 
+/* Of the 32 on the PCI bus the chipset takes two; microvm has 24 virtio transports. Tried with QEMU
+ * 7.2 and 10.0. */
+static size_t slots(const struct building *b)
+{
+	return b->spec->qemu.machine == MACHINE_MICROVM ? 24 : 30;
+}
+
 static int check_devices(const struct building *b, struct error *err)
 {
 	const struct {
@@ -146,6 +155,13 @@ static int check_devices(const struct building *b, struct error *err)
 		{ "hostdevs", "vfio-pci", b->spec->n_hostdevs },
 	};
 
+	if (b->spec->n_disks + b->spec->n_nics + b->spec->n_hostdevs > slots(b))
+		return error_set(
+		    err, EXIT_GRANT,
+		    "disks, nics, hostdevs: %zu devices, but machine %s has places for "
+		    "%zu; use fewer",
+		    b->spec->n_disks + b->spec->n_nics + b->spec->n_hostdevs,
+		    machine_name(b->spec->qemu.machine), slots(b));
 	for (size_t i = 0; i < ARRAY_SIZE(needs); i++) {
 		cleanup_free char *question = xasprintf("type:%s", needs[i].type);
 		if (needs[i].count && !caps_has(b->caps, question))

@@ -44,18 +44,13 @@ static ssize_t read_word(int fd, char *word)
 	return got;
 }
 
-static void guard_main(int words, int pidfd, int terminal) __attribute__((noreturn));
-static void guard_main(int words, int pidfd, int terminal)
+static void guard_main(int words, int pidfd, int terminal, const struct termios *before)
+    __attribute__((noreturn));
+static void guard_main(int words, int pidfd, int terminal, const struct termios *before)
 {
-	struct termios before;
-	sigset_t all;
 	char word;
 
 	prctl(PR_SET_NAME, "ancla-guard");
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
-	if (terminal >= 0 && tcgetattr(terminal, &before) < 0)
-		terminal = -1;
 	setsid();
 	close_others(words, pidfd, terminal);
 	if (read_word(words, &word) != 1) {
@@ -67,29 +62,40 @@ static void guard_main(int words, int pidfd, int terminal)
 		/* Until the supervisor ends: then its end of the pipe closes. The supervisor has
 		 * put the terminal back already, unless it was killed. */
 		read_word(words, &word);
-		tcsetattr(terminal, TCSANOW, &before);
+		tcsetattr(terminal, TCSANOW, before);
 	}
 	_exit(0);
 }
 
 int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err)
 {
+	struct termios before;
+	sigset_t all, mask;
 	int ends[2];
 
+	/* Here, not in the guard: the caller may change the terminal as soon as this returns. */
+	if (terminal >= 0 && tcgetattr(terminal, &before) < 0)
+		terminal = -1;
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return error_set(err, EXIT_FAILED, "cannot make a pipe for the guard: %s",
 		                 strerror(errno));
+	/* No signal ends the guard, from its first moment on. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &mask);
 	guard->pid = fork();
 	if (guard->pid == 0)
-		guard_main(ends[0], pidfd, terminal);
+		guard_main(ends[0], pidfd, terminal, &before);
+	int reason = errno;
+	sigprocmask(SIG_SETMASK, &mask, NULL);
 	close(ends[0]);
 	guard->pipe = ends[1];
+	guard->stays = terminal >= 0;
 	if (guard->pid > 0)
 		return 0;
 	guard->pid = 0;
 	close(ends[1]);
 	guard->pipe = -1;
-	return error_set(err, EXIT_FAILED, "cannot start the guard: %s", strerror(errno));
+	return error_set(err, EXIT_FAILED, "cannot start the guard: %s", strerror(reason));
 }
 
 void guard_release(struct guard *guard)
@@ -97,6 +103,8 @@ void guard_release(struct guard *guard)
 	if (guard->pipe >= 0 && write(guard->pipe, "r", 1) < 0) {
 		/* The guard is gone: then nothing kills QEMU, which is what release means. */
 	}
+	if (!guard->stays)
+		guard_end(guard);
 }
 
 void guard_end(struct guard *guard)

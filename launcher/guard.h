@@ -7,6 +7,7 @@
 #ifndef ANCLA_GUARD_H
 #define ANCLA_GUARD_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "error.h"
@@ -14,18 +15,20 @@
 struct guard {
 	pid_t pid;
 	int pipe; /* -1: there is none */
+	bool stays; /* until the supervisor ends, for the terminal's sake */
 };
 
 #define GUARD_INIT                                                                                 \
 	{                                                                                          \
-		0, -1                                                                              \
+		0, -1, false                                                                       \
 	}
 
 /* Starts it for the process behind the pidfd (borrowed). `terminal` is a descriptor whose state is
  * given back, or -1. Call it while the process has one thread. */
 int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err);
 
-/* The guest runs: QEMU may outlive the launcher from now on. */
+/* The guest runs: QEMU may outlive the launcher from now on. A guard that has nothing else to do is
+ * reaped. */
 void guard_release(struct guard *guard);
 
 /* Ends the guard, released or not, and reaps it. A QEMU not released is killed. */

@@ -5,10 +5,19 @@
 #include "argv.h"
 #include "util.h"
 
+/* QEMU takes a feature's name with dashes or underscores. */
+static bool same_feature(const char *a, const char *b)
+{
+	for (; *a || *b; a++, b++)
+		if ((*a == '_' ? '-' : *a) != (*b == '_' ? '-' : *b))
+			return false;
+	return true;
+}
+
 static bool policy_of(const struct spec *spec, const char *feature, enum feature_policy *policy)
 {
 	for (size_t i = 0; i < spec->cpu.n_features; i++)
-		if (strcmp(spec->cpu.features[i].name, feature) == 0) {
+		if (same_feature(spec->cpu.features[i].name, feature)) {
 			*policy = spec->cpu.features[i].policy;
 			return true;
 		}

@@ -140,7 +140,8 @@ uint64_t kernel_start_time(pid_t pid)
 
 int kernel_pidfd(pid_t pid, uint64_t start_time)
 {
-	cleanup_close int fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	/* 0 is what kernel_start_time() says of a process that is gone. */
+	cleanup_close int fd = pid > 0 && start_time ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 
 	if (fd < 0 || kernel_start_time(pid) != start_time)
 		return -1;

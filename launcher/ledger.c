@@ -123,8 +123,10 @@ void vm_dir_close(struct vm_dir *vm)
 
 void vm_dir_remove(struct vm_dir *vm)
 {
+	/* The state goes before the plan: a state without a plan would be a VM that holds what
+	 * nobody knows. */
 	static const char *const files[] = {
-		VM_COMMANDS,    VM_MONITOR,      VM_SERIAL,           VM_LOG, VM_PLAN, VM_STATE,
+		VM_COMMANDS,    VM_MONITOR,      VM_SERIAL,           VM_LOG, VM_STATE, VM_PLAN,
 		VM_PLAN ".new", VM_STATE ".new", VM_COMMANDS ".lock", "lock",
 	};
 
@@ -135,12 +137,18 @@ void vm_dir_remove(struct vm_dir *vm)
 	rmdir(vm->path);
 }
 
-/* True if somebody holds the VM's lock. If not, we do, in vm->lock. */
+/* True if somebody holds the VM's lock, or it cannot be told. If not, we do, in vm->lock, unless
+ * there is no lock. */
 static bool is_held(struct vm_dir *vm)
 {
+	struct stat status;
+
+	if (fstatat(vm->dirfd, "lock", &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    !S_ISREG(status.st_mode))
+		return false;
 	vm->lock = openat(vm->dirfd, "lock", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
 	if (vm->lock < 0)
-		return false;
+		return errno != ENOENT;
 	if (flock(vm->lock, LOCK_EX | LOCK_NB) == 0)
 		return false;
 	close(vm->lock);
@@ -205,6 +213,14 @@ static void free_names(char **names, size_t count)
 	free(names);
 }
 
+/* A VM that has no plan yet, as it was refused, or no longer, as it has ended: its launcher still
+ * has the lock, but not the ledger's. */
+static bool holds_nothing(const struct vm_dir *vm)
+{
+	return faccessat(vm->dirfd, VM_PLAN, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT &&
+	       faccessat(vm->dirfd, VM_STATE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+}
+
 struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 {
 	cleanup_claims struct claims *claims = claims_new();
@@ -218,6 +234,8 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 		cleanup_plan struct plan *plan = NULL;
 		if (open_vm(ledger, names[i], &vm) < 0)
+			continue;
+		if (holds_nothing(&vm))
 			continue;
 		plan = vm_read_plan(&vm, err);
 		if (plan)
@@ -242,15 +260,28 @@ int ledger_read_claims(bool live, struct claims **claims, struct error *err)
 	return *claims ? 0 : -1;
 }
 
+/* What is there after a sweep and not a VM's is not ours to remove. */
+static int refuse_existing(const struct ledger *ledger, const char *name, struct error *err)
+{
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+
+	if (open_vm(ledger, name, &vm) < 0 || !is_held(&vm))
+		return error_set(
+		    err, EXIT_FAILED,
+		    "%s/%s exists, but is no VM's: it is not a directory, or holds files "
+		    "that are not ancla's; remove it, or give the VM another name",
+		    ledger->path, name);
+	return error_set(err, EXIT_FAILED,
+	                 "a VM named \"%s\" is already running; `ancla stop %s` ends it, or give "
+	                 "this one another name",
+	                 name, name);
+}
+
 int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
 {
 	if (mkdirat(ledger->dirfd, name, 0700) < 0) {
 		if (errno == EEXIST)
-			return error_set(
-			    err, EXIT_FAILED,
-			    "a VM named \"%s\" is already running; `ancla stop %s` ends it, "
-			    "or give this one another name",
-			    name, name);
+			return refuse_existing(ledger, name, err);
 		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", ledger->path, name,
 		                 strerror(errno));
 	}

@@ -77,7 +77,7 @@ static void start_plan(struct placing *p, enum accel accel)
 	plan->name = xstrdup(spec->name);
 	plan->accel = accel;
 	plan->cpu_policy = spec->placement.cpu_policy;
-	plan->smt = spec->placement.smt;
+	plan->smt = spec->placement.smt == SMT_UNSET ? SMT_PREFER : spec->placement.smt;
 	plan->vcpus_online = spec->vcpus;
 	plan->locked = spec->backing.locked;
 	plan->pages_required = spec->strictness.hugepages == STRICTNESS_REQUIRE;
@@ -189,7 +189,44 @@ static hwloc_bitmap_t floating(const struct placing *p)
 	return cpus;
 }
 
-static int place_static_emulator(struct placing *p, struct error *err)
+void place_share_emulator(struct placing *p, hwloc_const_bitmap_t vcpus)
+{
+	hwloc_bitmap_t cpus = p->plan->emulator;
+
+	hwloc_bitmap_andnot(cpus, vcpus, p->host->isolated);
+	if (!hwloc_bitmap_iszero(cpus))
+		return;
+	hwloc_bitmap_only(cpus, (unsigned)hwloc_bitmap_first(vcpus));
+	plan_why(p->plan, "emulator: of the vCPUs' CPUs, which are isolated, only the first (%d)",
+	         hwloc_bitmap_first(vcpus));
+}
+
+/* The emulator's CPUs where the spec names none: apart from every pin and vCPU if there are such
+ * CPUs; else, shared, with the vCPUs that float, too, or with iothreads. Empty: there are none. */
+static void float_emulator(struct placing *p, hwloc_const_bitmap_t vcpus,
+                           hwloc_const_bitmap_t pinned_vcpus)
+{
+	hwloc_const_bitmap_t none = p->plan->siblings; /* avoided in any case */
+	hwloc_const_bitmap_t avoid[][2] = {
+		{ vcpus, p->pinned },
+		{ pinned_vcpus, p->pinned },
+		{ vcpus, none },
+		{ pinned_vcpus, none },
+	};
+	bool isolate = p->spec->placement.emulator == EMULATOR_ISOLATE;
+	cleanup_bitmap hwloc_bitmap_t cpus = floating(p);
+
+	hwloc_bitmap_andnot(cpus, cpus, p->plan->siblings);
+	for (size_t i = 0; i < ARRAY_SIZE(avoid) && hwloc_bitmap_iszero(p->plan->emulator); i++) {
+		if (avoid[i][0] != vcpus && isolate)
+			continue;
+		hwloc_bitmap_andnot(p->plan->emulator, cpus, avoid[i][0]);
+		hwloc_bitmap_andnot(p->plan->emulator, p->plan->emulator, avoid[i][1]);
+	}
+}
+
+static int place_static_emulator(struct placing *p, hwloc_const_bitmap_t pinned_vcpus,
+                                 struct error *err)
 {
 	struct plan *plan = p->plan;
 	cleanup_bitmap hwloc_bitmap_t vcpus = xbitmap();
@@ -197,27 +234,27 @@ static int place_static_emulator(struct placing *p, struct error *err)
 	if (plan->emulator)
 		return 0;
 	for (size_t i = 0; i < plan->n_vcpus; i++)
-		if (plan->vcpus[i].cpus)
-			hwloc_bitmap_or(vcpus, vcpus, plan->vcpus[i].cpus);
-	plan->emulator = floating(p);
-	if (p->spec->placement.emulator == EMULATOR_SHARE && !hwloc_bitmap_iszero(vcpus)) {
-		hwloc_bitmap_copy(plan->emulator, vcpus);
+		hwloc_bitmap_or(vcpus, vcpus, plan->vcpus[i].cpus);
+	plan->emulator = xbitmap();
+	if (p->spec->placement.emulator == EMULATOR_SHARE) {
+		place_share_emulator(p, vcpus);
 		return 0;
 	}
-	hwloc_bitmap_andnot(plan->emulator, plan->emulator, vcpus);
-	if (!hwloc_bitmap_iszero(plan->emulator))
-		return 0;
+	float_emulator(p, vcpus, pinned_vcpus);
 	cleanup_free char *held = cpulist_format(vcpus);
 	cleanup_free char *allowed = cpulist_format(p->host->allowed);
-	if (p->spec->placement.emulator == EMULATOR_ISOLATE)
-		return error_set(
-		    err, EXIT_GRANT,
-		    "placement.emulator is isolate, but the vCPUs are pinned to %s and "
-		    "no other CPU is free (allowed: %s); leave a CPU to the emulator, "
-		    "or set it to share",
-		    held, allowed);
-	plan_why(plan, "emulator: no CPU is left beside the vCPUs (%s), so it shares theirs", held);
-	hwloc_bitmap_copy(plan->emulator, vcpus);
+	if (hwloc_bitmap_iszero(plan->emulator) && p->spec->placement.emulator == EMULATOR_ISOLATE)
+		return error_set(err, EXIT_GRANT,
+		                 "placement.emulator is isolate, but the vCPUs have CPUs %s and "
+		                 "no other CPU is free (allowed: %s); leave a CPU to the emulator, "
+		                 "or set it to share",
+		                 held, allowed);
+	if (hwloc_bitmap_iszero(plan->emulator))
+		place_share_emulator(p, vcpus);
+	if (hwloc_bitmap_intersects(plan->emulator, vcpus))
+		plan_why(plan,
+		         "emulator: no CPU is left beside the vCPUs (%s), so it shares theirs",
+		         held);
 	return 0;
 }
 
@@ -225,8 +262,13 @@ int place_static(struct placing *p, struct error *err)
 {
 	struct plan *plan = p->plan;
 	cleanup_bitmap hwloc_bitmap_t rest = floating(p);
+	cleanup_bitmap hwloc_bitmap_t pinned_vcpus = xbitmap();
 
+	for (size_t i = 0; i < plan->n_vcpus; i++)
+		if (plan->vcpus[i].cpus)
+			hwloc_bitmap_or(pinned_vcpus, pinned_vcpus, plan->vcpus[i].cpus);
 	hwloc_bitmap_andnot(rest, rest, p->pinned);
+	hwloc_bitmap_andnot(rest, rest, plan->siblings);
 	for (size_t i = 0; i < plan->n_vcpus; i++) {
 		if (plan->vcpus[i].cpus)
 			continue;
@@ -241,7 +283,7 @@ int place_static(struct placing *p, struct error *err)
 		}
 		plan->vcpus[i].cpus = xbitmap_dup(rest);
 	}
-	return place_static_emulator(p, err);
+	return place_static_emulator(p, pinned_vcpus, err);
 }
 
 /* A real-time vCPU never shares a CPU: not with another vCPU (one spins, the other never runs), not
@@ -294,16 +336,91 @@ static int check_dedicated(const struct plan *plan, struct error *err)
 	for (size_t i = 0; i < plan->n_vcpus; i++) {
 		if (hwloc_bitmap_intersects(seen, plan->vcpus[i].cpus)) {
 			cleanup_free char *cpus = cpulist_format(plan->vcpus[i].cpus);
-			return error_set(
-			    err, EXIT_GRANT,
-			    "placement.cpu-policy is dedicated, but vCPU %zu is pinned "
-			    "to CPUs %s, which another vCPU of this VM has; pin each "
-			    "vCPU to CPUs of its own, or use shared",
-			    i, cpus);
+			return error_set(err, EXIT_GRANT,
+			                 "placement.cpu-policy is dedicated, but vCPU %zu has CPUs "
+			                 "%s, of which another vCPU of this VM has some; pin each "
+			                 "vCPU to CPUs of its own, use placement.mode auto, or "
+			                 "share them (cpu-policy shared)",
+			                 i, cpus);
 		}
 		hwloc_bitmap_or(seen, seen, plan->vcpus[i].cpus);
 	}
 	return 0;
+}
+
+/* "isolate" leaves the siblings of every vCPU's CPUs idle. For CPUs that the spec pins they are
+ * found here; the automatic ones come with them already. */
+static int isolate_pins(struct placing *p, struct error *err)
+{
+	struct plan *plan = p->plan;
+	cleanup_bitmap hwloc_bitmap_t siblings = xbitmap();
+	unsigned cpu;
+
+	if (plan->smt != SMT_ISOLATE)
+		return 0;
+	for (size_t i = 0; i < plan->n_vcpus; i++) {
+		if (!plan->vcpus[i].cpus)
+			continue;
+		hwloc_bitmap_foreach_begin(cpu, plan->vcpus[i].cpus)
+		{
+			const struct host_core *core = host_core_of_cpu(p->host, cpu);
+			if (core)
+				hwloc_bitmap_or(siblings, siblings, core->cpus);
+		}
+		hwloc_bitmap_foreach_end();
+		hwloc_bitmap_andnot(siblings, siblings, plan->vcpus[i].cpus);
+		hwloc_bitmap_or(plan->siblings, plan->siblings, siblings);
+		hwloc_bitmap_zero(siblings);
+	}
+	if (hwloc_bitmap_isincluded(plan->siblings, p->host->allowed))
+		return 0;
+	hwloc_bitmap_andnot(siblings, plan->siblings, p->host->allowed);
+	cleanup_free char *denied = cpulist_format(siblings);
+	return error_set(err, EXIT_GRANT,
+	                 "placement.smt is isolate, but CPU %s, a sibling of the vCPUs' CPUs, may "
+	                 "not be used by this process: nothing keeps it idle; pin elsewhere, or "
+	                 "use prefer",
+	                 denied);
+}
+
+static int check_apart(const char *rule, const char *who, hwloc_const_bitmap_t cpus,
+                       const char *whose, hwloc_const_bitmap_t others, struct error *err)
+{
+	cleanup_bitmap hwloc_bitmap_t both = xbitmap();
+
+	hwloc_bitmap_and(both, cpus, others);
+	if (hwloc_bitmap_iszero(both))
+		return 0;
+	cleanup_free char *list = cpulist_format(both);
+	return error_set(err, EXIT_GRANT, "%s, but %s has CPU %s, %s; pin it elsewhere", rule, who,
+	                 list, whose);
+}
+
+/* The spec's own pins against what it asks of placement. */
+static int check_policies(const struct placing *p, struct error *err)
+{
+	static const char isolated[] = "placement.smt is isolate";
+	static const char sibling[] = "a sibling of a vCPU's CPU";
+	const struct plan *plan = p->plan;
+
+	for (size_t i = 0; i < plan->n_vcpus; i++) {
+		cleanup_free char *who = xasprintf("vCPU %zu", i);
+		cleanup_free char *whose = xasprintf("which %s has, too", who);
+		if (check_apart(isolated, who, plan->vcpus[i].cpus, sibling, plan->siblings, err) <
+		    0)
+			return -1;
+		if (p->spec->placement.emulator == EMULATOR_ISOLATE &&
+		    check_apart("placement.emulator is isolate", "the emulator", plan->emulator,
+		                whose, plan->vcpus[i].cpus, err) < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		cleanup_free char *who = xasprintf("iothread %s", plan->iothreads[i].id);
+		if (check_apart(isolated, who, plan->iothreads[i].cpus, sibling, plan->siblings,
+		                err) < 0)
+			return -1;
+	}
+	return check_apart(isolated, "the emulator", plan->emulator, sibling, plan->siblings, err);
 }
 
 /* Nothing that another VM holds alone, and nothing held alone that another VM has. */
@@ -369,13 +486,14 @@ struct plan *place(const struct spec *spec, const struct host *host, const struc
 		hwloc_bitmap_andnot(p.unheld, p.free, claims->shared);
 	}
 	start_plan(&p, accel);
-	if (take_pins(&p, err) < 0)
+	if (take_pins(&p, err) < 0 || isolate_pins(&p, err) < 0)
 		return NULL;
 	if ((spec->placement.mode == PLACEMENT_AUTO ? place_auto : place_static)(&p, err) < 0)
 		return NULL;
 	finish_vcpus(&p);
-	if (check_dedicated(p.plan, err) < 0 || check_realtime(p.plan, err) < 0 ||
-	    check_claims(&p, err) < 0 || place_memory(&p, err) < 0)
+	if (check_dedicated(p.plan, err) < 0 || check_policies(&p, err) < 0 ||
+	    check_realtime(p.plan, err) < 0 || check_claims(&p, err) < 0 ||
+	    place_memory(&p, err) < 0)
 		return NULL;
 	place_guest_view(&p);
 	return take_pointer(&p.plan);

@@ -18,8 +18,8 @@ static bool is_dedicated(const struct placing *p)
 	return p->plan->cpu_policy == CPU_POLICY_DEDICATED;
 }
 
-/* CPUs of a core that a dedicated vCPU may have: the core is wholly allowed, held by nobody and not
- * yet taken; one of its siblings with isolate, else all of them. */
+/* CPUs of a core that dedicated vCPUs may have: what is allowed of it is held by nobody and not yet
+ * taken. One of its siblings with isolate, else all of them. */
 static size_t core_capacity(const struct placing *p, const struct host_core *core,
                             hwloc_const_bitmap_t available)
 {
@@ -28,14 +28,36 @@ static size_t core_capacity(const struct placing *p, const struct host_core *cor
 	hwloc_bitmap_and(usable, core->cpus, p->host->allowed);
 	if (hwloc_bitmap_iszero(usable) || !hwloc_bitmap_isincluded(usable, available))
 		return 0;
+	/* Nothing keeps a sibling idle that is not ours to give. */
+	if (p->plan->smt == SMT_ISOLATE && !hwloc_bitmap_isequal(usable, core->cpus))
+		return 0;
 	return p->plan->smt == SMT_ISOLATE ? 1 : (size_t)hwloc_bitmap_weight(usable);
 }
 
+/* vCPUs of this VM that run on the node already. */
+static size_t vcpus_on(const struct placing *p, const struct host_node *node)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < p->plan->n_vcpus; i++)
+		count += p->plan->vcpus[i].cpus &&
+		         hwloc_bitmap_intersects(p->plan->vcpus[i].cpus, node->cpus);
+	return count;
+}
+
+static size_t usable_cpus(const struct host_node *node, hwloc_const_bitmap_t available)
+{
+	cleanup_bitmap hwloc_bitmap_t usable = xbitmap();
+
+	hwloc_bitmap_and(usable, node->cpus, available);
+	return (size_t)hwloc_bitmap_weight(usable);
+}
+
+/* How many vCPUs more the node can have: a core's worth each, or a CPU each. */
 static size_t node_capacity(const struct placing *p, const struct host_node *node,
                             hwloc_const_bitmap_t available)
 {
-	cleanup_bitmap hwloc_bitmap_t usable = xbitmap();
-	size_t capacity = 0;
+	size_t capacity = 0, taken;
 
 	if (is_dedicated(p)) {
 		for (size_t i = 0; i < p->host->n_cores; i++)
@@ -43,12 +65,13 @@ static size_t node_capacity(const struct placing *p, const struct host_node *nod
 				capacity += core_capacity(p, &p->host->cores[i], available);
 		return capacity;
 	}
-	hwloc_bitmap_and(usable, node->cpus, available);
-	return (size_t)hwloc_bitmap_weight(usable);
+	capacity = usable_cpus(node, available);
+	taken = vcpus_on(p, node);
+	return capacity > taken ? capacity - taken : 0;
 }
 
-/* The region's memory, or the whole VM's with guest_node -1, fits into the node beside what is
- * already bound there. */
+/* Bytes of the guest node's memory, or of the whole VM's with guest_node -1, that have no host node
+ * yet. */
 static uint64_t memory_needed(const struct placing *p, const struct plan_memory *like,
                               int guest_node)
 {
@@ -56,7 +79,7 @@ static uint64_t memory_needed(const struct placing *p, const struct plan_memory 
 
 	for (size_t i = 0; i < p->plan->n_memory; i++) {
 		const struct plan_memory *region = &p->plan->memory[i];
-		if (guest_node >= 0 && region->guest_node != guest_node)
+		if ((guest_node >= 0 && region->guest_node != guest_node) || region->host_nodes)
 			continue;
 		if (region->pages == like->pages && region->page_size == like->page_size)
 			bytes += region->size;
@@ -256,26 +279,38 @@ static int place_demand(struct placing *p, const struct demand *demand, hwloc_bi
 	return 0;
 }
 
-/* A shared VM with more vCPUs than any node has CPUs still runs: on the node with most. */
-static void place_overcommitted(struct placing *p, hwloc_bitmap_t available)
+/* The node is less crowded than the other, with so many vCPUs more. */
+static bool less_crowded(const struct placing *p, const struct host_node *node,
+                         const struct host_node *other, size_t vcpus,
+                         hwloc_const_bitmap_t available)
+{
+	return (vcpus_on(p, node) + vcpus) * usable_cpus(other, available) <
+	       (vcpus_on(p, other) + vcpus) * usable_cpus(node, available);
+}
+
+/* Shared vCPUs that are more than any node has CPUs still run: on the least crowded node. Returns
+ * false if there is none at all. */
+static bool place_overcommitted(struct placing *p, const struct demand *demand,
+                                hwloc_bitmap_t available)
 {
 	const struct host_node *best = NULL;
-	struct demand all = { -1, unpinned(p, -1) };
 
 	for (size_t i = 0; i < p->host->n_nodes; i++) {
 		const struct host_node *node = &p->host->nodes[i];
-		cleanup_free char *reason = memory_short(p, node, -1);
-		if (reason || node_is_excluded(p, node, -1) || !node_capacity(p, node, available))
+		cleanup_free char *reason = memory_short(p, node, demand->guest_node);
+		if (reason || node_is_excluded(p, node, demand->guest_node) ||
+		    !usable_cpus(node, available))
 			continue;
-		if (!best || node_capacity(p, node, available) > node_capacity(p, best, available))
+		if (!best || less_crowded(p, node, best, demand->vcpus, available))
 			best = node;
 	}
 	if (!best)
-		return;
-	plan_warn(p->plan, "%zu vCPUs share the %zu CPUs of host node %u", all.vcpus,
-	          node_capacity(p, best, available), best->id);
-	assign_vcpus(p, &all, best, available);
-	assign_memory(p, &all, best);
+		return false;
+	plan_warn(p->plan, "%zu vCPUs share the %zu CPUs of host node %u",
+	          vcpus_on(p, best) + demand->vcpus, usable_cpus(best, available), best->id);
+	assign_vcpus(p, demand, best, available);
+	assign_memory(p, demand, best);
+	return true;
 }
 
 static int place_demands(struct placing *p, hwloc_bitmap_t available, struct error *err)
@@ -289,14 +324,13 @@ static int place_demands(struct placing *p, hwloc_bitmap_t available, struct err
 		plan_why(p->plan, "not on one host node: %s", whole.message);
 		for (size_t i = 0; i < p->plan->n_memory; i++) {
 			struct demand one = { (int)i, unpinned(p, (int)i) };
-			if (place_demand(p, &one, available, err) < 0)
+			if (place_demand(p, &one, available, err) < 0 &&
+			    (is_dedicated(p) || !place_overcommitted(p, &one, available)))
 				return -1;
 		}
 		return 0;
 	}
-	if (!is_dedicated(p))
-		place_overcommitted(p, available);
-	if (unpinned(p, -1) == 0)
+	if (!is_dedicated(p) && place_overcommitted(p, &all, available))
 		return 0;
 	return error_set(err, whole.code, "%s", whole.message);
 }
@@ -313,6 +347,8 @@ static int emulator_rank(const struct placing *p, unsigned cpu, hwloc_const_bitm
 	if (hwloc_bitmap_isset(vcpus, cpu) || hwloc_bitmap_isset(p->plan->siblings, cpu))
 		return -1;
 	if (hwloc_bitmap_isset(p->host->isolated, cpu))
+		rank += 16;
+	if (hwloc_bitmap_isset(p->pinned, cpu)) /* an iothread's */
 		rank += 8;
 	if (core && hwloc_bitmap_intersects(core->cpus, vcpus))
 		rank += 4;
@@ -335,7 +371,7 @@ static int place_emulator(struct placing *p, struct error *err)
 		hwloc_bitmap_or(vcpus, vcpus, p->plan->vcpus[i].cpus);
 	p->plan->emulator = xbitmap();
 	if (!is_dedicated(p) || p->spec->placement.emulator == EMULATOR_SHARE) {
-		hwloc_bitmap_copy(p->plan->emulator, vcpus);
+		place_share_emulator(p, vcpus);
 		return 0;
 	}
 	hwloc_bitmap_foreach_begin(cpu, p->free)
@@ -362,7 +398,7 @@ static int place_emulator(struct placing *p, struct error *err)
 		                 held, allowed);
 	plan_why(p->plan, "emulator: no CPU is free beside the vCPUs (%s), so it shares theirs",
 	         held);
-	hwloc_bitmap_copy(p->plan->emulator, vcpus);
+	place_share_emulator(p, vcpus);
 	return 0;
 }
 
@@ -372,6 +408,7 @@ int place_auto(struct placing *p, struct error *err)
 	    xbitmap_dup(is_dedicated(p) ? p->unheld : p->free);
 
 	hwloc_bitmap_andnot(available, available, p->pinned);
+	hwloc_bitmap_andnot(available, available, p->plan->siblings);
 	if (!is_dedicated(p))
 		hwloc_bitmap_andnot(available, available, p->host->isolated);
 	if (place_demands(p, available, err) < 0)

@@ -1,4 +1,5 @@
 /* The memory side of placement: what each node can give, and what the guest sees of it. */
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "cpulist.h"
@@ -9,6 +10,7 @@
 #define DISTANCE_LOCAL 10
 #define DISTANCE_SAME_HOST_NODE 11
 #define DISTANCE_DEFAULT 20
+#define DISTANCE_MAX 254 /* 255 is "cannot be reached" */
 
 uint64_t place_memory_free(const struct placing *p, const struct host_node *node,
                            enum page_kind pages, uint64_t page_size)
@@ -50,11 +52,11 @@ static uint64_t promised(const struct plan *plan, size_t before, const struct ho
 
 struct room {
 	uint64_t free;                 /* bytes that the region's nodes have together */
-	const struct host_node *worst; /* interleave: the node that is short of its share */
+	const struct host_node *worst; /* the one with least */
 	uint64_t worst_free;
 };
 
-/* What is free for region `index` on its nodes; for interleave also the node with least. */
+/* What is free for region `index` on its nodes, all of which exist. */
 static struct room room_for(const struct placing *p, size_t index)
 {
 	const struct plan_memory *region = &p->plan->memory[index];
@@ -92,15 +94,21 @@ static uint64_t free_anywhere(const struct placing *p, const struct plan_memory 
 	return bytes;
 }
 
-/* Lazy plain memory may be overcommitted, as everywhere on Linux; all else must be there. */
+/* Lazy plain memory may be overcommitted, as everywhere on Linux, with a warning; all else must be
+ * there. */
 static bool must_be_there(const struct plan_memory *region)
 {
 	return region->pages == PAGES_HUGE || region->fill != FILL_NONE;
 }
 
-static int refuse_shortage(const struct placing *p, const struct plan_memory *region,
-                           const char *nodes, uint64_t needed, uint64_t available,
-                           struct error *err)
+/* Too little memory for a region. */
+struct shortage {
+	char *message;                /* NULL: there is enough */
+	const struct host_node *node; /* where more would help most */
+};
+
+static void describe_shortage(struct shortage *shortage, const struct plan_memory *region,
+                              const char *nodes, uint64_t needed, uint64_t available)
 {
 	cleanup_free char *what = plan_pages_name(region);
 	cleanup_free char *need = format_size(needed);
@@ -110,32 +118,24 @@ static int refuse_shortage(const struct placing *p, const struct plan_memory *re
 	                             : xasprintf("guest node %d", region->guest_node);
 
 	if (region->pages != PAGES_HUGE)
-		return error_set(
-		    err, EXIT_GRANT,
-		    "%s needs %s of %s pages on host %s, which has %s free; free memory "
-		    "there, ask for less, or use another node",
-		    who, need, what, nodes, have);
-	uint64_t pages = (needed + region->page_size - 1) / region->page_size;
-	unsigned node = region->host_nodes ? (unsigned)hwloc_bitmap_first(region->host_nodes)
-	                                   : p->host->nodes[0].id;
-	return error_set(
-	    err, EXIT_GRANT,
-	    "%s needs %llu huge pages of %s on host %s, which has %llu free; reserve "
-	    "them (echo N > /sys/devices/system/node/node%u/hugepages/hugepages-%llukB/"
-	    "nr_hugepages), use another node, or set strictness.hugepages to prefer",
-	    who, (unsigned long long)pages, what, nodes,
-	    (unsigned long long)(available / region->page_size), node,
-	    (unsigned long long)(region->page_size / 1024));
+		shortage->message =
+		    xasprintf("%s needs %s of %s pages on host %s, which has %s free", who, need,
+		              what, nodes, have);
+	else
+		shortage->message = xasprintf(
+		    "%s needs %" PRIu64 " huge pages of %s on host %s, which has %" PRIu64 " free",
+		    who, (needed + region->page_size - 1) / region->page_size, what, nodes,
+		    available / region->page_size);
 }
 
-static int check_region(const struct placing *p, size_t index, struct error *err)
+/* What is short for region `index`; the caller frees the message. */
+static struct shortage find_shortage(const struct placing *p, size_t index)
 {
 	const struct plan_memory *region = &p->plan->memory[index];
 	struct room room = room_for(p, index);
+	struct shortage shortage = { NULL, room.worst };
 	uint64_t available = may_fall_back(region) ? free_anywhere(p, region) : room.free;
 
-	if (!must_be_there(region))
-		return 0;
 	if (may_fall_back(region)) {
 		for (size_t i = 0; i < index; i++)
 			if (same_pages(region, &p->plan->memory[i]))
@@ -145,18 +145,45 @@ static int check_region(const struct placing *p, size_t index, struct error *err
 	} else if (region->policy == MEM_POLICY_INTERLEAVE) {
 		uint64_t share = region->size / (uint64_t)hwloc_bitmap_weight(region->host_nodes);
 		cleanup_free char *node = xasprintf("node %u", room.worst->id);
-		if (room.worst_free < share)
-			return refuse_shortage(p, region, node, share, room.worst_free, err);
+		if (room.worst_free < share) {
+			describe_shortage(&shortage, region, node, share, room.worst_free);
+			return shortage;
+		}
 	}
 	if (available >= region->size)
-		return 0;
+		return shortage;
 	cleanup_free char *list = region->host_nodes ? cpulist_format(region->host_nodes) : NULL;
 	cleanup_free char *nodes =
 	    may_fall_back(region)
 	        ? xstrdup("nodes together")
 	        : xasprintf("node%s %s", hwloc_bitmap_weight(region->host_nodes) > 1 ? "s" : "",
 	                    list);
-	return refuse_shortage(p, region, nodes, region->size, available, err);
+	describe_shortage(&shortage, region, nodes, region->size, available);
+	return shortage;
+}
+
+static int check_region(struct placing *p, size_t index, struct error *err)
+{
+	const struct plan_memory *region = &p->plan->memory[index];
+	struct shortage shortage = find_shortage(p, index);
+	cleanup_free char *message = shortage.message;
+
+	if (!message)
+		return 0;
+	if (!must_be_there(region)) {
+		plan_warn(p->plan, "%s; it is filled as the guest uses it, which may end in a kill",
+		          message);
+		return 0;
+	}
+	if (region->pages != PAGES_HUGE)
+		return error_set(err, EXIT_GRANT,
+		                 "%s; free memory there, ask for less, or use another node",
+		                 message);
+	return error_set(err, EXIT_GRANT,
+	                 "%s; reserve them (echo N > /sys/devices/system/node/node%u/hugepages/"
+	                 "hugepages-%" PRIu64 "kB/nr_hugepages), use another node, or set "
+	                 "strictness.hugepages to prefer",
+	                 message, shortage.node->id, region->page_size / 1024);
 }
 
 static int check_nodes_exist(const struct placing *p, const struct plan_memory *region,
@@ -186,10 +213,16 @@ static int check_nodes_exist(const struct placing *p, const struct plan_memory *
 }
 
 /* Huge pages that may be plain ones: the spec prefers them and there are too few. */
-static void degrade(struct placing *p, struct plan_memory *region, const char *reason)
+static void degrade(struct placing *p, size_t index)
 {
-	plan_warn(p->plan, "strictness.hugepages is prefer, and plain pages are used instead: %s",
-	          reason);
+	struct plan_memory *region = &p->plan->memory[index];
+	struct shortage shortage = find_shortage(p, index);
+	cleanup_free char *message = shortage.message;
+
+	if (region->pages != PAGES_HUGE || !message)
+		return;
+	plan_warn(p->plan, "%s; plain pages are used instead (strictness.hugepages is prefer)",
+	          message);
 	region->pages = PAGES_PLAIN;
 	region->page_size = p->host->page_size;
 	if (region->backing == BACKING_PATH)
@@ -199,14 +232,10 @@ static void degrade(struct placing *p, struct plan_memory *region, const char *r
 int place_memory(struct placing *p, struct error *err)
 {
 	for (size_t i = 0; i < p->plan->n_memory; i++) {
-		struct plan_memory *region = &p->plan->memory[i];
-		cleanup_error struct error shortage = ERROR_INIT;
-		if (check_nodes_exist(p, region, err) < 0)
+		if (check_nodes_exist(p, &p->plan->memory[i], err) < 0)
 			return -1;
-		if (region->pages == PAGES_HUGE &&
-		    p->spec->strictness.hugepages == STRICTNESS_PREFER &&
-		    check_region(p, i, &shortage) < 0)
-			degrade(p, region, shortage.message);
+		if (p->spec->strictness.hugepages == STRICTNESS_PREFER)
+			degrade(p, i);
 		if (check_region(p, i, err) < 0)
 			return -1;
 	}
@@ -233,7 +262,9 @@ static unsigned guest_distance(const struct placing *p, size_t from, size_t to)
 	if (a->host_nodes && b->host_nodes)
 		distance = host_distance(p->host, (unsigned)hwloc_bitmap_first(a->host_nodes),
 		                         (unsigned)hwloc_bitmap_first(b->host_nodes));
-	return distance > DISTANCE_LOCAL ? distance : DISTANCE_SAME_HOST_NODE;
+	if (distance <= DISTANCE_LOCAL)
+		return DISTANCE_SAME_HOST_NODE;
+	return distance < DISTANCE_MAX ? distance : DISTANCE_MAX;
 }
 
 static void set_distances(struct placing *p)
@@ -292,6 +323,11 @@ void place_guest_view(struct placing *p)
 	struct plan *plan = p->plan;
 
 	set_distances(p);
+	if (plan->memory[0].guest_node >= 0 && spec->qemu.machine == MACHINE_MICROVM)
+		plan_warn(
+		    plan,
+		    "machine microvm has no ACPI table for NUMA: the guest's memory is placed "
+		    "by its nodes, but it does not see them");
 	if (spec->cpu.topology_given) {
 		plan->sockets = spec->cpu.sockets;
 		plan->dies = spec->cpu.dies;
@@ -302,6 +338,8 @@ void place_guest_view(struct placing *p)
 	plan->dies = 1;
 	plan->sockets = nodes_are_sockets(plan) ? (int)plan->n_memory : 1;
 	plan->cores = (int)plan->n_vcpus / plan->sockets;
-	plan->threads = plan->cores % 2 == 0 && on_sibling_pairs(p) ? 2 : 1;
+	/* TCG's own CPU is of a family that has no threads. */
+	plan->threads =
+	    plan->accel == ACCEL_KVM && plan->cores % 2 == 0 && on_sibling_pairs(p) ? 2 : 1;
 	plan->cores /= plan->threads;
 }

@@ -22,6 +22,10 @@ int place_static(struct placing *p, struct error *err);
 /* Chooses nodes and CPUs. */
 int place_auto(struct placing *p, struct error *err);
 
+/* Puts the emulator on CPUs of the vCPUs: all of them, but where some are isolated those that are
+ * not, or one, as the kernel does not balance there. */
+void place_share_emulator(struct placing *p, hwloc_const_bitmap_t vcpus);
+
 /* Bytes or pages of this kind that a new VM can have on a node. */
 uint64_t place_memory_free(const struct placing *p, const struct host_node *node,
 			   enum page_kind pages, uint64_t page_size);

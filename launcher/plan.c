@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpulist.h"
 #include "plan.h"
 #include "util.h"
 
@@ -80,4 +81,24 @@ char *plan_pages_name(const struct plan_memory *memory)
 	if (memory->pages == PAGES_PLAIN)
 		return xstrdup("plain");
 	return format_size(memory->page_size);
+}
+
+char *plan_memory_format(const struct plan_memory *memory)
+{
+	cleanup_free char *size = format_size(memory->size);
+	cleanup_free char *pages = plan_pages_name(memory);
+	cleanup_free char *nodes =
+	    memory->host_nodes ? cpulist_format(memory->host_nodes) : xstrdup("any");
+
+	return xasprintf("%s of %s pages, host node%s %s, policy %s", size, pages,
+	                 memory->host_nodes && hwloc_bitmap_weight(memory->host_nodes) > 1 ? "s"
+	                                                                                   : "",
+	                 nodes, mem_policy_name(memory->policy));
+}
+
+char *sched_format(struct sched sched)
+{
+	const char *name = scheduler_name(sched.scheduler);
+
+	return sched.priority ? xasprintf("%s:%d", name, sched.priority) : xstrdup(name);
 }

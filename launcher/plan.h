@@ -73,7 +73,7 @@ struct plan {
 	bool locked, nosharepages;
 	bool kernel_threads; /* the kernel may run threads of its own for this VM (KVM, vhost) */
 	bool pages_required; /* huge pages that turn out smaller are a failure, not a fact */
-	char *memory_path;       /* of BACKING_PATH */
+	char *memory_path;   /* of BACKING_PATH */
 	hwloc_bitmap_t siblings; /* CPUs kept idle beside dedicated vCPUs (smt: isolate) */
 	char **why;              /* one sentence each: what was chosen, what was rejected */
 	size_t n_why;
@@ -99,8 +99,11 @@ bool plan_vcpu_is_dedicated(const struct plan *plan, size_t vcpu);
 
 bool sched_is_realtime(struct sched sched);
 
-/* "huge 2MiB", "thp", "plain": for people. The caller frees. */
+/* For people; the caller frees: "fifo:1", "other"; "2MiB", "transparent huge", "plain"; "256MiB of
+ * 2MiB pages, host node 0, policy strict". */
+char *sched_format(struct sched sched);
 char *plan_pages_name(const struct plan_memory *memory);
+char *plan_memory_format(const struct plan_memory *memory);
 
 /* Stable JSON and back. plan_from_json() distrusts its input (another user may have written it)
  * and returns NULL with an error that names the key. */

@@ -10,6 +10,10 @@
 /* No plan has more vCPUs, iothreads, or guest nodes than this. */
 #define ELEMENTS_MAX 4096
 
+/* Nor more memory than physical addresses reach, or larger pages than any kernel has. */
+#define MEMORY_MAX ((int64_t)1 << 52)
+#define PAGE_MAX ((int64_t)1 << 40)
+
 static struct json_object *set_json(hwloc_const_bitmap_t set)
 {
 	cleanup_free char *text = cpulist_format(set);
@@ -181,6 +185,15 @@ static int get_set(struct json_object *json, const char *key, hwloc_bitmap_t *se
 	return error_prefix(err, "the plan's \"%s\": ", key);
 }
 
+static int get_cpus(struct json_object *json, hwloc_bitmap_t *cpus, struct error *err)
+{
+	if (get_set(json, "cpus", cpus, err) < 0)
+		return -1;
+	if (!hwloc_bitmap_iszero(*cpus))
+		return 0;
+	return error_set(err, EXIT_FAILED, "the plan's \"cpus\" are none");
+}
+
 static int get_name(struct json_object *json, const char *key, const struct name_table *table,
                     int *value, struct error *err)
 {
@@ -226,18 +239,30 @@ static int read_vcpus(struct plan *plan, struct json_object *json, struct error 
 
 	if (get_list(json, "vcpus", &list, &count, err) < 0)
 		return -1;
+	if (count == 0)
+		return error_set(err, EXIT_FAILED, "the plan has no vCPU");
 	plan->vcpus = xcalloc(count, sizeof(*plan->vcpus));
 	for (; plan->n_vcpus < count; plan->n_vcpus++) {
 		struct json_object *item = json_object_array_get_idx(list, plan->n_vcpus);
 		struct plan_vcpu *vcpu = &plan->vcpus[plan->n_vcpus];
-		int64_t host_node, guest_node;
+		int64_t host_node, guest_node, id;
 		bool online;
 		if (get_int(item, "host-node", -1, CPULIST_MAX, &host_node, err) < 0 ||
 		    get_int(item, "guest-node", -1, CPULIST_MAX, &guest_node, err) < 0 ||
 		    get_sched(item, &vcpu->sched, err) < 0 ||
 		    get_bool(item, "online", &online, err) < 0 ||
-		    get_set(item, "cpus", &vcpu->cpus, err) < 0)
+		    get_int(item, "id", (int64_t)plan->n_vcpus, (int64_t)plan->n_vcpus, &id, err) <
+		        0)
 			return -1;
+		if (get_cpus(item, &vcpu->cpus, err) < 0) {
+			plan->n_vcpus++;
+			return -1;
+		}
+		if (online && plan->vcpus_online < (int)plan->n_vcpus) {
+			plan->n_vcpus++;
+			return error_set(err, EXIT_FAILED,
+			                 "the plan's \"vcpus\" are online after one that is not");
+		}
 		vcpu->host_node = (int)host_node;
 		vcpu->guest_node = (int)guest_node;
 		plan->vcpus_online += online;
@@ -257,10 +282,13 @@ static int read_iothreads(struct plan *plan, struct json_object *json, struct er
 		struct json_object *item = json_object_array_get_idx(list, plan->n_iothreads);
 		struct plan_iothread *iothread = &plan->iothreads[plan->n_iothreads];
 		if (get(item, "id", json_type_string, &id, err) < 0 ||
-		    get_sched(item, &iothread->sched, err) < 0 ||
-		    get_set(item, "cpus", &iothread->cpus, err) < 0)
+		    get_sched(item, &iothread->sched, err) < 0)
 			return -1;
 		iothread->id = xstrdup(json_object_get_string(id));
+		if (get_cpus(item, &iothread->cpus, err) < 0) {
+			plan->n_iothreads++;
+			return -1;
+		}
 	}
 	return 0;
 }
@@ -273,13 +301,17 @@ static int read_region(struct plan_memory *memory, struct json_object *item, str
 
 	if (get_int(item, "guest-node", -1, CPULIST_MAX, &guest_node, err) < 0 ||
 	    get_name(item, "policy", &names_mem_policy, &policy, err) < 0 ||
-	    get_int(item, "size", 0, INT64_MAX, &size, err) < 0 ||
-	    get_int(item, "page-size", 1, INT64_MAX, &page_size, err) < 0 ||
+	    get_int(item, "size", 1, MEMORY_MAX, &size, err) < 0 ||
+	    get_int(item, "page-size", 1024, PAGE_MAX, &page_size, err) < 0 ||
 	    get_name(item, "pages", &names_page_kind, &pages, err) < 0 ||
 	    get_name(item, "backing", &names_backing, &backing, err) < 0 ||
 	    get_name(item, "fill", &names_fill, &fill, err) < 0 ||
 	    get_bool(item, "shared", &memory->shared, err) < 0)
 		return -1;
+	if (page_size & (page_size - 1) || size % page_size)
+		return error_set(err, EXIT_FAILED,
+		                 "the plan's \"size\" %lld is not of pages of %lld bytes",
+		                 (long long)size, (long long)page_size);
 	memory->guest_node = (int)guest_node;
 	memory->policy = (enum mem_policy)policy;
 	memory->size = (uint64_t)size;
@@ -299,6 +331,8 @@ static int read_memory(struct plan *plan, struct json_object *json, struct error
 
 	if (get_list(json, "memory", &list, &count, err) < 0)
 		return -1;
+	if (count == 0)
+		return error_set(err, EXIT_FAILED, "the plan has no memory");
 	plan->memory = xcalloc(count, sizeof(*plan->memory));
 	for (; plan->n_memory < count; plan->n_memory++)
 		if (read_region(&plan->memory[plan->n_memory],
@@ -329,9 +363,17 @@ static int read_distances(struct plan *plan, struct json_object *json, struct er
 			return error_set(err, EXIT_FAILED,
 			                 "row %zu of the plan's distances is not %zu numbers", i,
 			                 n);
-		for (size_t j = 0; j < n; j++)
-			plan->distances[i * n + j] =
-			    (unsigned)json_object_get_int(json_object_array_get_idx(row, j));
+		for (size_t j = 0; j < n; j++) {
+			struct json_object *distance = json_object_array_get_idx(row, j);
+			int64_t value = json_object_is_type(distance, json_type_int)
+			                    ? json_object_get_int64(distance)
+			                    : 0;
+			if (value < 10 || value > 255)
+				return error_set(
+				    err, EXIT_FAILED,
+				    "row %zu of the plan's distances is not of 10 to 255", i);
+			plan->distances[i * n + j] = (unsigned)value;
+		}
 	}
 	return 0;
 }
@@ -352,7 +394,7 @@ static int read_header(struct plan *plan, struct json_object *json, struct error
 	    get_bool(json, "pages-required", &plan->pages_required, err) < 0 ||
 	    get_bool(json, "kernel-threads", &plan->kernel_threads, err) < 0 ||
 	    get(json, "emulator", json_type_object, &emulator, err) < 0 ||
-	    get_set(emulator, "cpus", &plan->emulator, err) < 0 ||
+	    get_cpus(emulator, &plan->emulator, err) < 0 ||
 	    get_sched(emulator, &plan->emulator_sched, err) < 0 ||
 	    get(json, "topology", json_type_object, &topology, err) < 0)
 		return -1;

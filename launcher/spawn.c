@@ -176,8 +176,12 @@ int spawn_end(struct qemu *qemu)
 
 char *spawn_describe(int wait_status)
 {
-	if (WIFSIGNALED(wait_status))
-		return xasprintf("was killed by SIG%s (%s)", sigabbrev_np(WTERMSIG(wait_status)),
+	const char *signal = WIFSIGNALED(wait_status) ? sigabbrev_np(WTERMSIG(wait_status)) : NULL;
+
+	if (signal)
+		return xasprintf("was killed by SIG%s (%s)", signal,
 		                 strsignal(WTERMSIG(wait_status)));
+	if (WIFSIGNALED(wait_status)) /* a real-time signal has no name */
+		return xasprintf("was killed by signal %d", WTERMSIG(wait_status));
 	return xasprintf("exited with status %d", WEXITSTATUS(wait_status));
 }
