@@ -93,8 +93,13 @@ static int compare_names(const void *a, const void *b)
 
 void caps_sort(char **list, size_t *count)
 {
-	size_t kept = 0;
+	size_t kept = 0, ascending = 1;
 
+	/* What comes from the cache is. */
+	while (ascending < *count && strcmp(list[ascending - 1], list[ascending]) < 0)
+		ascending++;
+	if (ascending >= *count)
+		return;
 	if (*count)
 		qsort(list, *count, sizeof(*list), compare_names);
 	for (size_t i = 0; i < *count; i++) {

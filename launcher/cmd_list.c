@@ -15,6 +15,9 @@ struct listed {
 	uint64_t memory;
 };
 
+/* A VM that does not answer must not keep the others waiting. */
+#define PATIENCE_MS 1000
+
 /* What the VM says of itself; a VM that cannot be asked is still listed. */
 static void describe(const char *name, struct listed *vm)
 {
@@ -23,12 +26,14 @@ static void describe(const char *name, struct listed *vm)
 	cleanup_error struct error err = ERROR_INIT;
 
 	*vm = (struct listed){ .name = xstrdup(name) };
+	client.patience_ms = PATIENCE_MS;
 	if (vm_client_open(&client, name, &err) == 0 && vm_client_connect(&client, &err) == 0 &&
 	    vm_client_query(&client, &err) == 0)
 		vm->state = xstrdup(client.run_state);
 	else
-		vm->state = xstrdup(client.state.state && client.pidfd >= 0 ? client.state.state
-		                                                            : "ending");
+		vm->state = xstrdup(client.pidfd < 0                   ? "ending"
+		                    : vm_client_is_starting(&client) ? "starting"
+		                                                     : "silent");
 	vm->pid = client.state.qemu;
 	for (size_t i = 0; client.plan && i < client.plan->n_vcpus; i++)
 		hwloc_bitmap_or(cpus, cpus, client.plan->vcpus[i].cpus);

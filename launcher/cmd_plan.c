@@ -20,9 +20,7 @@ static void print_thread(const char *name, hwloc_const_bitmap_t cpus, struct sch
                          const char *more)
 {
 	cleanup_free char *list = cpulist_format(cpus);
-	cleanup_free char *scheduler =
-	    sched.priority ? xasprintf("%s:%d", scheduler_name(sched.scheduler), sched.priority)
-	                   : xstrdup(scheduler_name(sched.scheduler));
+	cleanup_free char *scheduler = sched_format(sched);
 
 	printf("  %-14s CPUs %-16s %-8s%s\n", name, list, scheduler, more);
 }
@@ -55,15 +53,11 @@ static void print_memory(const struct plan *plan)
 	printf("\nmemory\n");
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
-		cleanup_free char *size = format_size(memory->size);
-		cleanup_free char *pages = plan_pages_name(memory);
-		cleanup_free char *nodes =
-		    memory->host_nodes ? cpulist_format(memory->host_nodes) : xstrdup("any");
+		cleanup_free char *text = plan_memory_format(memory);
 		cleanup_free char *name = memory->guest_node < 0
 		                              ? xstrdup("all")
 		                              : xasprintf("guest node %d", memory->guest_node);
-		printf("  %-14s %s of %s pages, host node %s, policy %s%s\n", name, size, pages,
-		       nodes, mem_policy_name(memory->policy),
+		printf("  %-14s %s%s\n", name, text,
 		       memory->fill == FILL_NONE       ? ", filled as it is used"
 		       : memory->fill == FILL_LAUNCHER ? ", filled while QEMU starts"
 		                                       : ", filled by QEMU");

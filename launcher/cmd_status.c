@@ -107,16 +107,11 @@ static void print_memory(const struct plan *plan)
 {
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
-		cleanup_free char *size = format_size(memory->size);
-		cleanup_free char *pages = plan_pages_name(memory);
-		cleanup_free char *nodes =
-		    memory->host_nodes ? cpulist_format(memory->host_nodes) : xstrdup("any");
+		cleanup_free char *text = plan_memory_format(memory);
 		if (memory->guest_node < 0)
-			printf("memory        %s", size);
+			printf("memory        %s\n", text);
 		else
-			printf("guest node %-3d%s", memory->guest_node, size);
-		printf(" of %s pages, host node %s, policy %s\n", pages, nodes,
-		       mem_policy_name(memory->policy));
+			printf("guest node %-3d%s\n", memory->guest_node, text);
 	}
 }
 
@@ -137,10 +132,7 @@ static void print_status(const struct vm_client *client)
 		    : thread->role == THREAD_IOTHREAD
 		        ? xasprintf("iothread %s", client->plan->iothreads[thread->index].id)
 		        : xstrdup(thread_role_name(thread->role));
-		cleanup_free char *sched =
-		    row.sched.priority ? xasprintf("%s:%d", scheduler_name(row.sched.scheduler),
-		                                   row.sched.priority)
-		                       : xstrdup(scheduler_name(row.sched.scheduler));
+		cleanup_free char *sched = sched_format(row.sched);
 		printf("%-14s %8d  %-16s %4d  %-9s %7llu ms  %s\n", role, thread->tid, row.cpus,
 		       row.last_cpu, sched, (unsigned long long)row.run_ms, thread->comm);
 		free(row.cpus);

@@ -1,6 +1,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "command.h"
 #include "kernel.h"
@@ -27,16 +28,40 @@ static int sweep(struct error *err)
 	return 0;
 }
 
+static int64_t left_until(int64_t deadline)
+{
+	int64_t left = deadline - kernel_now_ms();
+
+	return left > 0 ? left : 0;
+}
+
 /* Tells QEMU something and waits for its end. True once it is gone. */
 static bool try(struct vm_client *client, const char *command, int timeout_ms)
 {
 	cleanup_error struct error err = ERROR_INIT;
+	int64_t deadline = kernel_now_ms() + timeout_ms;
 
 	/* The reply to `quit` may be the closing of the socket. */
+	client->patience_ms = timeout_ms > 0 ? timeout_ms : 1;
 	if (vm_client_connect(client, &err) == 0)
 		vm_client_command(client, command, &err);
 	vm_client_disconnect(client);
-	return kernel_wait_gone(client->pidfd, timeout_ms);
+	return kernel_wait_gone(client->pidfd, (int)left_until(deadline));
+}
+
+/* A guest that has powered off, or cannot run any more, hears no button. */
+static bool is_off(struct vm_client *client)
+{
+	static const char *const states[] = { "shutdown", "guest-panicked", "internal-error" };
+	cleanup_error struct error ignored = ERROR_INIT;
+	bool off = false;
+
+	client->patience_ms = ASK_AGAIN_MS;
+	if (vm_client_connect(client, &ignored) == 0 && vm_client_query(client, &ignored) == 0)
+		for (size_t i = 0; i < ARRAY_SIZE(states); i++)
+			off |= strcmp(client->run_state, states[i]) == 0;
+	vm_client_disconnect(client);
+	return off;
 }
 
 /* A guest that is still booting does not hear the power button, so it is pressed again. */
@@ -62,11 +87,31 @@ static void wait_for_supervisor(const struct vm_client *client)
 		kernel_wait_gone(pidfd, LIMIT_QUIT_MS);
 }
 
+/* A start undoes itself when its launcher is told to. One that does not is killed, and then the
+ * guard ends QEMU. */
+static int end_start(struct vm_client *client, struct error *err)
+{
+	cleanup_close int launcher =
+	    kernel_pidfd(client->state.launcher, client->state.launcher_start);
+
+	if (launcher >= 0)
+		kernel_pidfd_kill(launcher, SIGTERM);
+	if (launcher >= 0 && !kernel_wait_gone(launcher, LIMIT_QUIT_MS))
+		kernel_pidfd_kill(launcher, SIGKILL);
+	if (kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
+		return 0;
+	return error_set(err, EXIT_FAILED,
+	                 "the start of \"%s\" was ended, but its QEMU (%d) is not gone after %d s",
+	                 client->dir.name, client->state.qemu, LIMIT_QUIT_MS / 1000);
+}
+
 static int stop(struct vm_client *client, bool force, int seconds, struct error *err)
 {
 	const char *name = client->dir.name;
 
-	if (!force) {
+	if (vm_client_is_starting(client))
+		return end_start(client, err);
+	if (!force && !is_off(client)) {
 		if (power_down(client, seconds * 1000))
 			return 0;
 		fprintf(stderr, "ancla: the guest of \"%s\" did not power down within %d s\n", name,

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cpulist.h"
 #include "host_parts.h"
@@ -40,12 +41,17 @@ static void *ask_for_all(void *argument)
 	return NULL;
 }
 
+/* `set` holds the inherited CPUs before. Who has all that are online can be granted no more: the
+ * kernel shows no others. */
 static int granted_cpus(cpu_set_t *set)
 {
 	struct probe probe = { set, 0 };
 	pthread_t thread;
-	int reason = pthread_create(&thread, NULL, ask_for_all, &probe);
+	int reason;
 
+	if (CPU_COUNT_S(SET_SIZE, set) == sysconf(_SC_NPROCESSORS_ONLN))
+		return 0;
+	reason = pthread_create(&thread, NULL, ask_for_all, &probe);
 	if (reason)
 		return reason;
 	pthread_join(thread, NULL);

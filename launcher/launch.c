@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -146,11 +147,16 @@ static int find_threads(struct vm *vm, struct error *err)
 {
 	cleanup_json struct json_object *cpus = NULL, *iothreads = NULL;
 	struct qmp_error qmp_error;
+	bool ask_iothreads = vm->plan->n_iothreads > 0;
 	unsigned first = qmp_send(vm->qmp, "query-cpus-fast", NULL, &qmp_error);
-	unsigned second = first ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error) : 0;
+	unsigned second = first && ask_iothreads
+	                      ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error)
+	                      : 0;
 
-	if (!second || qmp_wait_reply(vm->qmp, first, LIMIT_REPLY_MS, &cpus, &qmp_error) < 0 ||
-	    qmp_wait_reply(vm->qmp, second, LIMIT_REPLY_MS, &iothreads, &qmp_error) < 0)
+	if (!first || (ask_iothreads && !second) ||
+	    qmp_wait_reply(vm->qmp, first, LIMIT_REPLY_MS, &cpus, &qmp_error) < 0 ||
+	    (ask_iothreads &&
+	     qmp_wait_reply(vm->qmp, second, LIMIT_REPLY_MS, &iothreads, &qmp_error) < 0))
 		return vm_qmp_failed(vm, &qmp_error, "while it was asked for its threads", err);
 	return threads_read(&vm->threads, vm->qemu.pid, vm->plan, cpus, iothreads, err);
 }
@@ -240,11 +246,37 @@ static int verify_late(struct vm *vm, struct error *err)
 	return verify_verdict(&late, err);
 }
 
+/* A thread that cannot be pinned or read back may be one of a QEMU that has just died: then that is
+ * the error. Its threads go a moment before the process does. Always -1. */
+static int blame_death(struct vm *vm, const char *doing, struct error *err)
+{
+	if (vm->qemu.pidfd >= 0 && kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS))
+		return vm_died(vm, doing, err);
+	return -1;
+}
+
+/* Nothing is there yet that would have to be undone, and a QEMU that is asked what it can do may hang:
+ * until the claim, a signal ends the program as it ends any other. */
+static int plan(struct launching *l, struct error *err)
+{
+	sigset_t before, stopping;
+	int result;
+
+	sigemptyset(&stopping);
+	sigaddset(&stopping, SIGINT);
+	sigaddset(&stopping, SIGTERM);
+	sigaddset(&stopping, SIGHUP);
+	sigprocmask(SIG_UNBLOCK, &stopping, &before);
+	result = planning_begin(&l->planning, l->vm->spec, NULL, NULL, err);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return result;
+}
+
 static int run_stages(struct launching *l, struct error *err)
 {
 	struct vm *vm = l->vm;
 
-	if (planning_begin(&l->planning, vm->spec, NULL, NULL, err) < 0 || claim(l, err) < 0)
+	if (plan(l, err) < 0 || claim(l, err) < 0)
 		return -1;
 	vm->line = command_line(vm->spec, vm->plan, l->planning.caps, err);
 	if (!vm->line || preflight(vm->spec, vm->plan, err) < 0 ||
@@ -254,8 +286,13 @@ static int run_stages(struct launching *l, struct error *err)
 	if (!l->fill || connect_qemu(l, err) < 0 || launch_wait_ready(l, err) < 0)
 		return -1;
 	fill_hurry(l->fill);
-	if (find_threads(vm, err) < 0 || pin_threads(vm->plan, &vm->threads, err) < 0 ||
-	    launch_wait_filled(l, err) < 0 || verify(l, err) < 0 || run_guest(vm, err) < 0)
+	if (find_threads(vm, err) < 0 || pin_threads(vm->plan, &vm->threads, err) < 0)
+		return blame_death(vm, "while its threads were pinned", err);
+	if (launch_wait_filled(l, err) < 0)
+		return -1;
+	if (verify(l, err) < 0)
+		return blame_death(vm, "while it was verified", err);
+	if (run_guest(vm, err) < 0)
 		return -1;
 	if (verify_late(vm, err) == 0)
 		return 0;

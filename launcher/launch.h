@@ -23,6 +23,7 @@ enum launch_limit {
 	LIMIT_GREETING_MS = 30000, /* QEMU's greeting; more if QEMU fills memory before it */
 	LIMIT_REPLY_MS = 10000,    /* the reply to a QMP command */
 	LIMIT_FIRST_EXIT_MS = 100, /* a vCPU's first return from the guest; not an error */
+	LIMIT_DYING_MS = 200,      /* QEMU's end once its threads are gone */
 	LIMIT_QUIT_MS = 5000,      /* QEMU's end after `quit` */
 };
 

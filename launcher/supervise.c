@@ -53,7 +53,14 @@ static void command(struct supervision *s, const char *name)
 
 static void wish_to_stop(struct supervision *s)
 {
-	if (s->stops++ == 0) {
+	bool off = *s->vm->shutdown_reason || s->vm->panicked;
+
+	if (s->stops++ == 0 && off) {
+		/* It is kept (on-poweroff, on-crash), and hears no button. */
+		tell(s, "the guest is off; QEMU quits");
+		command(s, "quit");
+		s->deadline = kernel_now_ms() + LIMIT_QUIT_MS;
+	} else if (s->stops == 1) {
 		tell(s, "asked the guest to power down; once more forces it off");
 		command(s, "system_powerdown");
 	} else if (s->stops == 2) {

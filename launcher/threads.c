@@ -94,6 +94,31 @@ static int add_iothreads(struct threads *threads, const struct plan *plan,
 	return 0;
 }
 
+static int compare_tids(const void *a, const void *b)
+{
+	pid_t x = *(const pid_t *)a, y = *(const pid_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* What QEMU names must be its own: nobody else's thread is touched. */
+static int check_own(const struct threads *threads, const pid_t *tids, size_t count,
+                     struct error *err)
+{
+	for (size_t i = 0; i < threads->count; i++) {
+		const struct thread *thread = &threads->list[i];
+		if ((thread->role == THREAD_VCPU || thread->role == THREAD_IOTHREAD) &&
+		    !bsearch(&thread->tid, tids, count, sizeof(*tids), compare_tids))
+			return error_set(err, EXIT_FAILED,
+			                 "QEMU (%d) names thread %d for %s %d, which is not one of its "
+			                 "own threads",
+			                 threads->pid, thread->tid,
+			                 thread->role == THREAD_VCPU ? "vCPU" : "iothread",
+			                 thread->index);
+	}
+	return 0;
+}
+
 static int add_emulator(struct threads *threads, struct error *err)
 {
 	cleanup_free pid_t *tids = NULL;
@@ -101,6 +126,8 @@ static int add_emulator(struct threads *threads, struct error *err)
 
 	if (kernel_tasks(threads->pid, &tids, &count) < 0)
 		return error_set(err, EXIT_FAILED, "QEMU's threads are gone: %s", strerror(errno));
+	if (check_own(threads, tids, count, err) < 0)
+		return -1;
 	for (size_t i = 0; i < count; i++) {
 		if (by_tid(threads, tids[i]))
 			continue;

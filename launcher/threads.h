@@ -39,7 +39,7 @@ struct threads {
  * task directory, and finds the kernel's own threads that work for the VM: vhost-PID (before Linux
  * 6.4) and kvm-pit/PID. Refused (EXIT_FAILED): a vCPU of the plan without a thread, two vCPUs with
  * one id, or a vCPU whose id is the process's (single-threaded TCG): then they cannot be pinned one
- * by one. */
+ * by one; and a thread that is not the process's. */
 int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,
                  struct json_object *cpus, struct json_object *iothreads, struct error *err);
 

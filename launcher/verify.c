@@ -30,18 +30,6 @@ void checks_add(struct checks *checks, char *what, char *expected, char *actual,
 	checks->failed += !ok;
 }
 
-static char *sched_text(struct sched sched)
-{
-	const char *name = scheduler_name(sched.scheduler);
-
-	return sched.priority ? xasprintf("%s:%d", name, sched.priority) : xstrdup(name);
-}
-
-static char *cpus_text(hwloc_const_bitmap_t cpus)
-{
-	return cpulist_format(cpus);
-}
-
 /* A thread of the emulator may have ended since the list was made: then there is nothing to check.
  */
 static bool is_gone(const struct thread *thread)
@@ -59,20 +47,20 @@ static void verify_thread(const struct plan *plan, const struct thread *thread,
 
 	if (kernel_get_affinity(thread->tid, actual) < 0) {
 		if (!is_gone(thread))
-			checks_add(checks, xasprintf("%s: CPUs", name), cpus_text(cpus),
+			checks_add(checks, xasprintf("%s: CPUs", name), cpulist_format(cpus),
 			           xasprintf("unreadable: %s", strerror(errno)), false);
 		return;
 	}
-	checks_add(checks, xasprintf("%s: CPUs", name), cpus_text(cpus), cpus_text(actual),
-	           thread_may_be_on(thread, plan, actual));
+	checks_add(checks, xasprintf("%s: CPUs", name), cpulist_format(cpus),
+	           cpulist_format(actual), thread_may_be_on(thread, plan, actual));
 	if (kernel_get_sched(thread->tid, &sched) < 0) {
 		if (!is_gone(thread))
-			checks_add(checks, xasprintf("%s: scheduler", name), sched_text(wanted),
+			checks_add(checks, xasprintf("%s: scheduler", name), sched_format(wanted),
 			           xasprintf("unreadable: %s", strerror(errno)), false);
 		return;
 	}
-	checks_add(checks, xasprintf("%s: scheduler", name), sched_text(wanted), sched_text(sched),
-	           thread_may_run_as(thread, plan, sched));
+	checks_add(checks, xasprintf("%s: scheduler", name), sched_format(wanted),
+	           sched_format(sched), thread_may_run_as(thread, plan, sched));
 }
 
 void verify_threads(const struct plan *plan, const struct threads *threads, struct checks *checks)

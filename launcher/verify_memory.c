@@ -113,14 +113,30 @@ static void check_thp(const struct region *r, const struct mapping *mapping)
 	           whole || !r->plan->pages_required);
 }
 
+/* With restrictive, the region has no policy, and numa_maps shows that of the process instead: it is
+ * confined to the nodes of all such regions. */
+static void check_policy(const struct region *r, const struct mapping *mapping)
+{
+	cleanup_bitmap hwloc_bitmap_t confined = xbitmap();
+	const struct plan_memory process = { .policy = MEM_POLICY_STRICT, .host_nodes = confined };
+	const struct plan_memory *shown = r->memory;
+
+	if (!shown->host_nodes)
+		return;
+	if (shown->policy == MEM_POLICY_RESTRICTIVE) {
+		for (size_t i = 0; i < r->plan->n_memory; i++)
+			if (r->plan->memory[i].policy == MEM_POLICY_RESTRICTIVE &&
+			    r->plan->memory[i].host_nodes)
+				hwloc_bitmap_or(confined, confined, r->plan->memory[i].host_nodes);
+		shown = &process;
+	}
+	checks_add(r->checks, xasprintf("%s: policy", r->name), memory_policy_shown(shown),
+	           xstrdup(mapping->policy), memory_policy_matches(shown, mapping->policy));
+}
+
 static void check_mapping(const struct region *r, const struct mapping *mapping)
 {
-	const struct plan_memory *memory = r->memory;
-
-	if (memory->host_nodes)
-		checks_add(r->checks, xasprintf("%s: policy", r->name), memory_policy_shown(memory),
-		           xstrdup(mapping->policy),
-		           memory_policy_matches(memory, mapping->policy));
+	check_policy(r, mapping);
 	/* Huge pages of hugetlb are locked by nature and never carry the flag. */
 	if (r->plan->locked && !mapping->hugetlb)
 		check_flag(r, "locked", true, mapping->locked);

@@ -33,9 +33,20 @@ int vm_client_open(struct vm_client *client, const char *name, struct error *err
 	return 0;
 }
 
+bool vm_client_is_starting(const struct vm_client *client)
+{
+	return client->state.state && strcmp(client->state.state, "starting") == 0;
+}
+
+static int limit(const struct vm_client *client, int usual_ms)
+{
+	return client->patience_ms ? client->patience_ms : usual_ms;
+}
+
 static int take_monitor(struct vm_client *client, struct error *err)
 {
-	int64_t deadline = kernel_now_ms() + LIMIT_LOCK_MS;
+	int limit_ms = limit(client, LIMIT_LOCK_MS);
+	int64_t deadline = kernel_now_ms() + limit_ms;
 
 	client->lock = openat(client->dir.dirfd, VM_COMMANDS ".lock",
 	                      O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -48,7 +59,7 @@ static int take_monitor(struct vm_client *client, struct error *err)
 			    err, EXIT_FAILED,
 			    "the monitor of \"%s\" is kept busy by another command for more "
 			    "than %d s",
-			    client->dir.name, LIMIT_LOCK_MS / 1000);
+			    client->dir.name, limit_ms / 1000);
 		poll(NULL, 0, RETRY_MS);
 	}
 	return 0;
@@ -66,13 +77,18 @@ int vm_client_connect(struct vm_client *client, struct error *err)
 	struct qmp_error qmp_error;
 	int fd;
 
+	if (vm_client_is_starting(client))
+		return error_set(err, EXIT_FAILED,
+		                 "VM \"%s\" is being started (by process %d): it can be asked once it "
+		                 "runs; `ancla stop %s` ends the start",
+		                 client->dir.name, client->state.launcher, client->dir.name);
 	if (take_monitor(client, err) < 0)
 		return -1;
 	fd = qmp_connect(path, &qmp_error);
 	if (fd < 0)
 		return qmp_failed(client, &qmp_error, err);
 	client->qmp = qmp_new(fd, NULL, NULL);
-	if (qmp_wait_ready(client->qmp, LIMIT_REPLY_MS, &qmp_error) < 0)
+	if (qmp_wait_ready(client->qmp, limit(client, LIMIT_REPLY_MS), &qmp_error) < 0)
 		return qmp_failed(client, &qmp_error, err);
 	return 0;
 }
@@ -81,7 +97,8 @@ int vm_client_command(struct vm_client *client, const char *command, struct erro
 {
 	struct qmp_error qmp_error;
 
-	if (qmp_call(client->qmp, command, NULL, LIMIT_REPLY_MS, NULL, &qmp_error) < 0)
+	if (qmp_call(client->qmp, command, NULL, limit(client, LIMIT_REPLY_MS), NULL, &qmp_error) <
+	    0)
 		return qmp_failed(client, &qmp_error, err);
 	return 0;
 }
@@ -101,8 +118,8 @@ int vm_client_query(struct vm_client *client, struct error *err)
 			result = qmp_failed(client, &qmp_error, err);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(questions) && result == 0; i++)
-		if (qmp_wait_reply(client->qmp, ids[i], LIMIT_REPLY_MS, &replies[i], &qmp_error) <
-		    0)
+		if (qmp_wait_reply(client->qmp, ids[i], limit(client, LIMIT_REPLY_MS), &replies[i],
+		                   &qmp_error) < 0)
 			result = qmp_failed(client, &qmp_error, err);
 	if (result == 0) {
 		snprintf(client->run_state, sizeof(client->run_state), "%s",

@@ -1,4 +1,5 @@
 /* The files in a VM's directory. */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -134,6 +135,10 @@ char *vm_last_words(const struct vm_dir *vm)
 	int lines = 0;
 
 	text[got > 0 ? got : 0] = '\0';
+	/* They go to a terminal, and part of them may be of anybody's making. */
+	for (ssize_t i = 0; i < got; i++)
+		if (iscntrl((unsigned char)text[i]) && text[i] != '\n')
+			text[i] = ' ';
 	for (char *p = text + strlen(text); p > text && lines < 6; p--)
 		if (p[-1] == '\n' && p[0] && ++lines == 5)
 			rest = p;

@@ -44,7 +44,8 @@ static const double most_ratio = 1.10, most_extra_ms = 6, most_cpu_ms = 5, most_
 
 static const char *ancla, *qemu = "qemu-system-x86_64";
 static int runs = 21;
-static char directory[] = "/tmp/ancla-bench-XXXXXX"; /* spec, ANCLA_RUNTIME_DIR, sockets */
+/* Spec, ANCLA_RUNTIME_DIR, sockets: on a tmpfs, as /run is one. */
+static char directory[] = "/dev/shm/ancla-bench-XXXXXX";
 static char *spec;
 static double *exec_time; /* shared with the child, which writes it just before exec */
 static bool missed;

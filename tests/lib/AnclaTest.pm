@@ -293,7 +293,7 @@ sub set_hugepages {
 }
 
 # A signal ends a test as any other end does: through END.
-$SIG{$_} = sub { exit 1 } for qw(HUP INT TERM);
+$SIG{$_} = sub { exit 1 } for qw(HUP INT PIPE TERM);
 
 END {
 	if ($$ == $owner) {

@@ -1,0 +1,239 @@
+package AnclaVm;
+
+# Small virtual machines for the system tests, and the kernel's word on them: nothing here believes
+# what ancla says of a VM, except which process it is.
+
+use strict;
+use warnings;
+no warnings 'portable'; # addresses have 64 bits
+
+use AnclaTest;
+use Exporter qw(import);
+use File::Basename qw(basename);
+use JSON::PP ();
+use Test::More ();
+use Time::HiRes qw(time);
+
+our @EXPORT = qw(
+	TRUE FALSE spec linux start_vm stop_vm status_of qemu_of run_linux
+	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
+	wrapper wait_all_gone clean eventually is_running
+);
+
+use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
+
+# --- specs ---
+
+# A spec of a VM without a guest: firmware that finds nothing to boot, in 64 MiB, under TCG, on any
+# CPUs. What is given replaces that, or is merged into it where both are objects.
+sub spec {
+	my ($name, $more) = @_;
+	my %plain = (name => $name, memory => '64MiB', placement => { mode => 'static' }, qemu => { accel => 'tcg' });
+	return merge(\%plain, $more // {});
+}
+
+sub merge {
+	my ($into, $more) = @_;
+	my %merged = %$into;
+	for (keys %$more) {
+		$merged{$_} = ref $more->{$_} eq 'HASH' && ref $merged{$_} eq 'HASH'
+			? merge($merged{$_}, $more->{$_}) : $more->{$_};
+	}
+	return \%merged;
+}
+
+# The demo's Linux, with its console on standard output; the words go to its command line.
+sub linux {
+	my ($name, $words, $more) = @_;
+	return merge(spec($name, { memory => '256MiB', serial => 'stdio', boot => demo_boot(split ' ', $words) }),
+		$more // {});
+}
+
+# The QEMUs to be tested: [name, binary].
+sub qemus {
+	return (['QEMU 7.2', 'qemu-system-x86_64'], ['QEMU 10.0', "$BUILD/qemu-10.0/qemu-system-x86_64"]);
+}
+
+# Why there can be no KVM test here, in the words of a QEMU started without ancla; undef if there
+# can. Whether a guest gets anywhere does not matter: those tests have none.
+my ($kvm_asked, $kvm_reason);
+sub kvm_missing {
+	return $kvm_reason if $kvm_asked++;
+	return $kvm_reason = '/dev/kvm cannot be opened: ' . ($! + 0 ? "$!" : 'missing')
+		unless open my $kvm, '+<', '/dev/kvm';
+	my $bare = run_command(qw(qemu-system-x86_64 -nodefaults -no-user-config -display none -S
+		-accel kvm -cpu), 'host,arch-capabilities=off', '-qmp', 'stdio',
+		{ stdin => '{"execute":"qmp_capabilities"}{"execute":"quit"}', timeout => 20 });
+	return if defined $bare->{exit} && $bare->{exit} == 0;
+	return $kvm_reason = "QEMU cannot start with KVM here: $bare->{err}";
+}
+
+# What a spec needs for KVM: some hosts (nested ones) offer a feature that they then refuse.
+sub kvm { return { qemu => { accel => 'kvm' }, cpu => { features => { 'arch-capabilities' => 'disable' } } } }
+
+# An executable script that stands in for QEMU. It is asked for its capabilities like QEMU, and
+# answers as QEMU does; started for a VM it does what the shell text says, with the real one in $qemu.
+sub wrapper {
+	my ($name, $text, $always) = @_;
+	my $path = tmpdir() . "/$name";
+	open my $file, '>', $path or die "$path: $!";
+	print $file "#!/bin/sh\nqemu=/usr/bin/qemu-system-x86_64\n",
+		$always ? '' : "case \"\$*\" in *guest=*) ;; *) exec \$qemu \"\$@\" ;; esac\n", "$text\n";
+	close $file or die "$path: $!";
+	chmod 0755, $path;
+	return $path;
+}
+
+# --- VMs ---
+
+# Starts a VM by `ancla start` and returns its status (`status --json`); undef, and a failed test,
+# if it did not start.
+sub start_vm {
+	my ($spec, $options) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $result = run_ancla('start', make_spec($spec), $options // {});
+	return status_of($spec->{name}) if ended($result, 0, qr/^ancla: \Q$spec->{name}\E runs/m, "$spec->{name} starts");
+	return;
+}
+
+# Ends it without asking the guest. True if that worked.
+sub stop_vm {
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ended(run_ancla('stop', '--force', $name), 0, qr//, "$name stops");
+}
+
+sub status_of { my ($name) = @_; return json(run_ancla('status', '--json', $name)) }
+
+# The process id of a VM's QEMU by its command line, without ancla; undef when there is none.
+sub qemu_of {
+	my ($name) = @_;
+	for my $pid (map { basename($_) } glob '/proc/[0-9]*') {
+		my $words = AnclaTest::peek("/proc/$pid/cmdline") // next;
+		next if $words !~ /\0-name\0guest=\Q$name\E,/;
+		next if (AnclaTest::peek("/proc/$pid/comm") // '') !~ /^qemu-system/;
+		return $pid if (AnclaTest::peek("/proc/$pid/environ") // '') =~ /\Q@{[tmpdir()]}\E/;
+	}
+	return;
+}
+
+# `ancla run` in the background, with a Linux guest that has said it is ready.
+sub run_linux {
+	my ($spec, $options) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $vm = spawn_ancla('run', make_spec($spec), $options // {});
+	Test::More::ok($vm->wait_for_output(qr/ANCLA-GUEST-READY|guest # /, 120), "$spec->{name} boots Linux")
+		or return;
+	return $vm;
+}
+
+# --- threads ---
+
+# What a thread of QEMU is by its name: ("vcpu", 0), ("iothread", "io0"), ("emulator"). QEMU's
+# own mon_iothread is nobody's iothread.
+sub role_of {
+	my ($task) = @_;
+	return ('vcpu', $1) if $task->{name} =~ m{^CPU (\d+)/};
+	return ('iothread', $1) if $task->{name} =~ /^IO (?!mon_iothread)(\S+)/;
+	return ('kvm-pit') if $task->{name} =~ m{^kvm-pit/};
+	return ('vhost') if $task->{name} =~ /^vhost-/;
+	return ('emulator');
+}
+
+# The threads of a QEMU, and the kernel's own that work for it: they carry its id in their name.
+sub all_tasks {
+	my ($pid) = @_;
+	my @kernel = grep { (AnclaTest::peek("/proc/$_/comm") // '') =~ m{^(?:kvm-pit/|vhost-)$pid$} }
+		map { basename($_) } glob '/proc/[0-9]*';
+	return (tasks($pid), map { tasks($_) } @kernel);
+}
+
+# All threads of a VM as the kernel has them: "vcpu 0" => "1 fifo:3", those without a number of
+# their own by id.
+sub roles {
+	my ($pid) = @_;
+	my %roles;
+	for my $task (all_tasks($pid)) {
+		my @role = role_of($task);
+		push @role, $task->{tid} if @role == 1;
+		$roles{"@role"} = placed($task);
+	}
+	return \%roles;
+}
+
+sub placed {
+	my ($thread) = @_;
+	return "$thread->{cpus} $thread->{scheduler}" . ($thread->{priority} ? ":$thread->{priority}" : '');
+}
+
+# --- memory ---
+
+# Mappings of a process: {start, size, name, policy, flags => {...}, rss, thp, pages => {node => n},
+# page_size}; sizes in bytes. Those for which the filter, a regular expression on the name, holds.
+sub mappings {
+	my ($pid, $filter) = @_;
+	my (@list, $at);
+	for (split /\n/, AnclaTest::slurp("/proc/$pid/smaps")) {
+		if (/^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)/) {
+			push @list, $at = { start => hex $1, size => hex($2) - hex $1, name => $3, pages => {}, policy => '' };
+		} elsif (/^Rss: +(\d+)/) { $at->{rss} = $1 * 1024
+		} elsif (/^(?:AnonHugePages|ShmemPmdMapped): +(\d+)/) { $at->{thp} += $1 * 1024
+		} elsif (/^VmFlags: (.*)/) { $at->{flags} = { map { $_ => 1 } split ' ', $1 }
+		}
+	}
+	my %by_start = map { $_->{start} => $_ } @list;
+	for (split /\n/, AnclaTest::slurp("/proc/$pid/numa_maps")) {
+		my ($start, $policy, $rest) = /^([0-9a-f]+) (prefer \(many\):\S+|\S+) ?(.*)/ or next;
+		$at = $by_start{ hex $start } or next;
+		$at->{policy} = $policy;
+		$at->{pages}{$1} = $2 while $rest =~ /\bN(\d+)=(\d+)/g;
+		$at->{page_size} = $1 * 1024 if $rest =~ /kernelpagesize_kB=(\d+)/;
+	}
+	return grep { $_->{name} =~ $filter } @list;
+}
+
+# The bytes that the file behind guest node N really has, and its page size: what the kernel has
+# allocated for it, wherever it is mapped.
+sub guest_file_bytes {
+	my ($pid, $node) = @_;
+	my @stat = stat sprintf '/proc/%d/fd/%d', $pid, 10 + ($node // 0) or return;
+	return ($stat[12] * 512, $stat[11]);
+}
+
+# --- ends ---
+
+# Waits until no process of ours is left: those that ancla left to die, such as its guard.
+sub wait_all_gone {
+	my ($seconds) = @_;
+	my $deadline = time + ($seconds // 20);
+	while (my @pids = map { /^(\d+)/ } our_processes()) {
+		return 0 if time > $deadline;
+		wait_gone($_, $deadline - time) for @pids;
+	}
+	return 1;
+}
+
+# A test: nothing is left of anything, and as many huge pages are free as there were.
+sub clean {
+	my ($name, $free) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_all_gone();
+	my @left = leftovers();
+	push @left, sprintf '%d huge pages of 2 MiB', $free - hugepages_free() if defined $free && hugepages_free() < $free;
+	return Test::More::is_deeply(\@left, [], $name // 'nothing is left');
+}
+
+# Looks again and again until it is so: for what the kernel gives no event for.
+sub eventually {
+	my ($seconds, $test) = @_;
+	my $deadline = time + $seconds * ($ENV{ANCLA_TEST_SLOW} || 1);
+	while (1) {
+		my $value = $test->();
+		return $value if $value || time > $deadline;
+		select undef, undef, undef, 0.01;
+	}
+}
+
+sub is_running { my ($pid) = @_; return (AnclaTest::peek("/proc/$pid/stat") // 'Z') !~ /.*\) [ZX]/s }
+
+1;
