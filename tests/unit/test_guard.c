@@ -7,6 +7,7 @@
 #include <pty.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -54,39 +55,50 @@ struct launcher {
 	int pidfd; /* of the guard */
 };
 
-/* A launcher in a process of its own that starts a guard, says which, puts the terminal into raw
- * mode, and waits for its own death. */
+/* A launcher in a process of its own that starts a guard and says which; when the test has a hold
+ * of that, it releases it or not, puts the terminal into raw mode, and waits for its own death. */
+static void launcher_main(int words, int target_fd, int terminal, bool released)
+{
+	struct guard guard = GUARD_INIT;
+	struct error err = ERROR_INIT;
+	struct termios raw;
+	char word;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* with a test that fails */
+	if (guard_start(&guard, target_fd, terminal, &err) < 0 ||
+	    write(words, &guard.pid, sizeof(guard.pid)) != sizeof(guard.pid) ||
+	    read(words, &word, 1) != 1)
+		_exit(1);
+	if (released)
+		guard_release(&guard);
+	if (terminal >= 0 && tcgetattr(terminal, &raw) == 0) {
+		cfmakeraw(&raw);
+		tcsetattr(terminal, TCSANOW, &raw);
+	}
+	if (write(words, "r", 1) != 1)
+		_exit(1);
+	for (;;)
+		pause();
+}
+
 static struct launcher launch(int target_fd, int terminal, bool released)
 {
 	struct launcher launcher;
 	int ends[2];
+	char word;
 
-	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 	launcher.pid = fork();
 	assert_true(launcher.pid >= 0);
-	if (launcher.pid == 0) {
-		struct guard guard = GUARD_INIT;
-		struct error err = ERROR_INIT;
-		struct termios raw;
-
-		if (guard_start(&guard, target_fd, terminal, &err) < 0)
-			_exit(1);
-		if (released)
-			guard_release(&guard);
-		if (terminal >= 0 && tcgetattr(terminal, &raw) == 0) {
-			cfmakeraw(&raw);
-			tcsetattr(terminal, TCSANOW, &raw);
-		}
-		if (write(ends[1], &guard.pid, sizeof(guard.pid)) != sizeof(guard.pid))
-			_exit(1);
-		for (;;)
-			pause();
-	}
+	if (launcher.pid == 0)
+		launcher_main(ends[1], target_fd, terminal, released);
 	close(ends[1]);
 	assert_int_equal(read(ends[0], &launcher.guard, sizeof(launcher.guard)),
 	                 sizeof(launcher.guard));
-	close(ends[0]);
 	launcher.pidfd = pidfd_of(launcher.guard);
+	assert_int_equal(write(ends[0], "g", 1), 1);
+	assert_int_equal(read(ends[0], &word, 1), 1);
+	close(ends[0]);
 	return launcher;
 }
 

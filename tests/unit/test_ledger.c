@@ -426,8 +426,8 @@ static void a_lock_that_is_a_link_is_not_followed(void **state)
 	cleanup_free char *directory = xasprintf("%s/a", runtime->path);
 	cleanup_free char *lock = xasprintf("%s/a/lock", runtime->path);
 	cleanup_free char *target = xasprintf("%s/target", runtime->above);
-	cleanup_close int fd = open(target, O_WRONLY | O_CREAT, 0600);
 
+	assert_int_equal(mknod(target, S_IFREG | 0600, 0), 0);
 	mkdir(directory, 0700);
 	assert_int_equal(symlink(target, lock), 0);
 	assert_living(&ledger, "");
@@ -454,6 +454,7 @@ static void two_processes_never_claim_at_once(void **state)
 		assert_true(pids[i] >= 0);
 		if (pids[i])
 			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		struct ledger ledger = LEDGER_INIT;
 		struct vm_dir vm = VM_DIR_INIT;
 		struct error err = ERROR_INIT;

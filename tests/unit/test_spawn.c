@@ -200,6 +200,7 @@ static void a_launcher_that_dies_before_the_release_leaves_nothing(void **state)
 	launcher = fork();
 	assert_true(launcher >= 0);
 	if (launcher == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* with a test that fails */
 		struct qemu qemu = hold(&s);
 		if (write(ends[1], &qemu.pid, sizeof(qemu.pid)) < 0)
 			_exit(1);
