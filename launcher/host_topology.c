@@ -23,7 +23,9 @@
  * printed. */
 static void hide_environment(void)
 {
-	for (char **variable = environ; variable && *variable;) {
+	static char *none[] = { NULL };
+
+	for (char **variable = environ ? environ : none; *variable;) {
 		if (strncmp(*variable, "HWLOC_", 6) != 0) {
 			variable++;
 			continue;
@@ -121,8 +123,9 @@ static int load_xml(hwloc_topology_t topology, const char *path, struct error *e
 	return error_set(err, EXIT_SPEC, "cannot read the host from \"%s\": %s", shown, fault);
 }
 
-/* Only what placement looks at: every cache that is left out saves five files a CPU. Groups stay (as structure): without them hwloc hangs a node
- * whose CPUs are no other object's on a parent that has more CPUs. */
+/* Only what placement looks at: a cache that is left out is five files less to read for every CPU.
+ * Groups stay (as structure): without them hwloc hangs a node whose CPUs are no other object's on
+ * a parent that has more CPUs. */
 static int set_filters(hwloc_topology_t topology, bool live)
 {
 	unsigned long flags = live ? HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED : 0;
