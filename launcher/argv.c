@@ -120,6 +120,23 @@ static void add_accel(struct building *b)
 		            b->plan->locked ? ",tb-size=64" : "");
 }
 
+/* Guests learn of threads and dies from an Intel CPU, or from an AMD CPU with topoext; else they take
+ * each for a core or a socket. TCG's own CPU is an AMD one without it. */
+static const char *topology_shown(const struct building *b, const char *cpu)
+{
+	const struct plan *plan = b->plan;
+	size_t length = strcspn(cpu, ",");
+
+	if (plan->threads == 1 && plan->dies == 1)
+		return "";
+	if (plan->accel == ACCEL_TCG && strncmp(cpu, "max", length) == 0)
+		return ",vendor=GenuineIntel";
+	if (strncmp(cpu, "host", length) == 0 && caps_gives_feature(b->caps, "topoext") &&
+	    !strstr(cpu, ",topoext="))
+		return ",topoext=on";
+	return "";
+}
+
 static int add_cpu(struct building *b, struct error *err)
 {
 	const struct plan *plan = b->plan;
@@ -127,7 +144,7 @@ static int add_cpu(struct building *b, struct error *err)
 
 	if (!cpu)
 		return -1;
-	argv_option(b, "-cpu", "%s", cpu);
+	argv_option(b, "-cpu", "%s%s", cpu, topology_shown(b, cpu));
 	argv_option(b, "-smp", "cpus=%d,maxcpus=%zu,sockets=%d,dies=%d,cores=%d,threads=%d",
 	            plan->vcpus_online, plan->n_vcpus, plan->sockets, plan->dies, plan->cores,
 	            plan->threads);
@@ -159,7 +176,8 @@ static struct json_object *node_list(hwloc_const_bitmap_t nodes)
 	return list;
 }
 
-/* QEMU fills from threads bound to the nodes, where it knows how. */
+/* QEMU fills from threads bound to the nodes, where it knows how; it gives up on a node without
+ * CPUs. */
 static void add_prealloc(struct building *b, struct json_object *json, size_t index)
 {
 	const struct plan_memory *memory = &b->plan->memory[index];
@@ -169,7 +187,7 @@ static void add_prealloc(struct building *b, struct json_object *json, size_t in
 	cleanup_free char *question = xasprintf("property:%s:prealloc-context", type);
 
 	json_add_bool(json, "prealloc", true);
-	if (!memory->host_nodes || !caps_has(b->caps, question) ||
+	if (!memory->has_cpus || !caps_has(b->caps, question) ||
 	    !caps_has(b->caps, "type:thread-context"))
 		return;
 	struct json_object *context = json_object_new_object();

@@ -1,4 +1,5 @@
 #include <stdlib.h>
+#include <string.h>
 
 #include "claims.h"
 #include "plan.h"
@@ -26,6 +27,28 @@ void claims_free(struct claims *claims)
 	hwloc_bitmap_free(claims->dedicated);
 	hwloc_bitmap_free(claims->shared);
 	free(claims);
+}
+
+bool claims_drop(struct claims *claims, const char *vm)
+{
+	size_t kept = 0, before = claims->count;
+
+	hwloc_bitmap_zero(claims->dedicated);
+	hwloc_bitmap_zero(claims->shared);
+	for (size_t i = 0; i < before; i++) {
+		struct claim *claim = &claims->list[i];
+		hwloc_bitmap_t all = claim->dedicated ? claims->dedicated : claims->shared;
+		if (strcmp(claim->vm, vm) == 0) {
+			free(claim->vm);
+			free(claim->role);
+			hwloc_bitmap_free(claim->cpus);
+			continue;
+		}
+		hwloc_bitmap_or(all, all, claim->cpus);
+		claims->list[kept++] = *claim;
+	}
+	claims->count = kept;
+	return kept < before;
 }
 
 static void add(struct claims *claims, const char *vm, char *role, hwloc_const_bitmap_t cpus,

@@ -28,9 +28,12 @@ void claims_free(struct claims *claims);
 /* Adds everything that a plan holds. */
 void claims_add_plan(struct claims *claims, const struct plan *plan);
 
+/* Drops what a VM holds. Returns whether it held anything. */
+bool claims_drop(struct claims *claims, const char *vm);
+
 /* The first claim that overlaps the set: of dedicated claims, or of any. NULL: none. */
 const struct claim *claims_conflict(const struct claims *claims, hwloc_const_bitmap_t cpus,
-				    bool dedicated_only);
+                                    bool dedicated_only);
 
 #define cleanup_claims __attribute__((cleanup(cleanup_claims_fn)))
 static inline void cleanup_claims_fn(struct claims **claims)

@@ -31,7 +31,7 @@ static void describe(const char *name, struct listed *vm)
 	    vm_client_query(&client, &err) == 0)
 		vm->state = xstrdup(client.run_state);
 	else
-		vm->state = xstrdup(client.pidfd < 0                   ? "ending"
+		vm->state = xstrdup(client.pidfd < 0                 ? "ending"
 		                    : vm_client_is_starting(&client) ? "starting"
 		                                                     : "silent");
 	vm->pid = client.state.qemu;

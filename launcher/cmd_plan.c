@@ -105,16 +105,20 @@ static int run(const struct invocation *call)
 	cleanup_command_line struct command_line *line = NULL;
 	cleanup_error struct error err = ERROR_INIT;
 	const char *host = invocation_option(call, "host");
+	bool runs;
 
 	if (!spec)
 		return EXIT_SPEC;
 	if (planning_begin(&planning, spec, host, invocation_option(call, "qemu-caps"), &err) < 0 ||
 	    ledger_read_claims(host == NULL, &claims, &err) < 0)
 		return command_fail(&err);
+	runs = claims_drop(claims, spec->name);
 	plan = place(spec, planning.host, claims, planning.accel, &err);
 	line = plan ? command_line(spec, plan, planning.caps, &err) : NULL;
 	if (!line)
 		return command_fail(&err);
+	if (runs)
+		plan_why(plan, "a VM \"%s\" runs now: what it holds counts as free", spec->name);
 	if (planning.accel_reason)
 		plan_warn(plan, "qemu.accel is tcg, as KVM does not work here: %s",
 		          planning.accel_reason);

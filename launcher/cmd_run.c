@@ -16,7 +16,9 @@ static void report(const struct vm *vm, bool quiet)
 		return;
 	fprintf(stderr, "ancla: %s runs (QEMU %d): %zu threads, %zu checks, all as planned\n",
 	        vm->plan->name, vm->qemu.pid, vm->threads.count, vm->checks.count);
-	if (vm->serial >= 0 && console_terminal() >= 0)
+	if (vm->serial < 0)
+		vm_print_console(stderr, vm);
+	else if (console_terminal() >= 0)
 		fprintf(stderr,
 		        "ancla: console: Ctrl-C asks the guest to power down, Ctrl-] sends the "
 		        "next key as it is\n");

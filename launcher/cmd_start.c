@@ -37,8 +37,7 @@ static char *success_text(const struct vm *vm)
 		fprintf(out, "ancla: warning: %s\n", vm->plan->warnings[i]);
 	fprintf(out, "ancla: %s runs (QEMU %d): %zu threads, %zu checks, all as planned\n",
 	        vm->plan->name, vm->qemu.pid, vm->threads.count, vm->checks.count);
-	if (strcmp(vm->state.serial, "socket") == 0)
-		fprintf(out, "ancla: its console is the socket %s/%s\n", vm->dir.path, VM_SERIAL);
+	vm_print_console(out, vm);
 	fclose(out);
 	return text;
 }
@@ -51,6 +50,18 @@ static int use_null(int from, int to)
 		if (dup2(null, fd) < 0)
 			return -1;
 	return null;
+}
+
+/* Of what is open above the standard descriptors, somebody may wait for the end. */
+static void keep_only(int a, int b)
+{
+	unsigned low = (unsigned)(a < b ? a : b), high = (unsigned)(a < b ? b : a);
+
+	if (low > STDERR_FILENO + 1)
+		close_range(STDERR_FILENO + 1, low - 1, 0);
+	if (high > low + 1)
+		close_range(low + 1, high - 1, 0);
+	close_range(high + 1, ~0U, 0);
 }
 
 /* The supervisor: a session of its own, nothing of the caller's kept open. */
@@ -66,6 +77,7 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 
 	setsid();
 	use_null(STDIN_FILENO, STDOUT_FILENO);
+	keep_only(signals, pipe);
 	if (launch(spec, &options, &vm, &err) < 0) {
 		cleanup_free char *text = xasprintf("ancla: %s\n", err.message);
 		tell_result(pipe, (int)err.code, text);

@@ -91,6 +91,8 @@ static struct json_object *status_json(const struct vm_client *client)
 	json_add_string(json, "spec", client->state.spec);
 	json_add_string(json, "directory", client->dir.path);
 	json_add_string(json, "serial", client->state.serial);
+	if (client->state.console)
+		json_add_string(json, "console", client->state.console);
 	json_add_int(json, "started", client->state.started);
 	for (size_t i = 0; i < client->threads.count; i++) {
 		struct row row;
@@ -119,6 +121,11 @@ static void print_status(const struct vm_client *client)
 {
 	printf("%s: %s, QEMU %d (%s)\n", client->dir.name, client->run_state, client->state.qemu,
 	       accel_name(client->plan->accel));
+	if (strcmp(client->run_state, "internal-error") == 0)
+		printf("  the accelerator gave up; QEMU's log, %s/%s, may tell why%s\n",
+		       client->dir.path, VM_LOG,
+		       client->plan->accel == ACCEL_KVM ? "; \"accel\": \"tcg\" runs anywhere"
+		                                        : "");
 	print_memory(client->plan);
 	printf("%-14s %8s  %-16s %4s  %-9s %10s  %s\n", "THREAD", "TID", "CPUS", "ON", "SCHEDULER",
 	       "RUN", "NAME");

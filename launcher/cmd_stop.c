@@ -11,7 +11,6 @@
 
 /* How long the guest has to power down, in seconds, unless --timeout says otherwise. */
 #define POWERDOWN_S 30
-#define ASK_AGAIN_MS 2000
 
 /* Removes the directory, if the supervisor has not done so already. */
 static int sweep(struct error *err)
@@ -56,7 +55,7 @@ static bool is_off(struct vm_client *client)
 	cleanup_error struct error ignored = ERROR_INIT;
 	bool off = false;
 
-	client->patience_ms = ASK_AGAIN_MS;
+	client->patience_ms = PRESS_AGAIN_MS;
 	if (vm_client_connect(client, &ignored) == 0 && vm_client_query(client, &ignored) == 0)
 		for (size_t i = 0; i < ARRAY_SIZE(states); i++)
 			off |= strcmp(client->run_state, states[i]) == 0;
@@ -71,9 +70,10 @@ static bool power_down(struct vm_client *client, int timeout_ms)
 
 	do {
 		left = deadline - kernel_now_ms();
-		if (try(client, "system_powerdown", left < ASK_AGAIN_MS ? (int)left : ASK_AGAIN_MS))
+		if (try(client, "system_powerdown",
+		        left < PRESS_AGAIN_MS ? (int)left : PRESS_AGAIN_MS))
 			return true;
-	} while (left > ASK_AGAIN_MS);
+	} while (left > PRESS_AGAIN_MS);
 	return false;
 }
 
@@ -81,7 +81,7 @@ static bool power_down(struct vm_client *client, int timeout_ms)
 static void wait_for_supervisor(const struct vm_client *client)
 {
 	cleanup_close int pidfd =
-		kernel_pidfd(client->state.launcher, client->state.launcher_start);
+	    kernel_pidfd(client->state.launcher, client->state.launcher_start);
 
 	if (pidfd >= 0)
 		kernel_wait_gone(pidfd, LIMIT_QUIT_MS);

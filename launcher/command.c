@@ -1,8 +1,10 @@
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "command.h"
 #include "util.h"
@@ -172,11 +174,23 @@ static int run_command(const struct command *command, int argc, char **argv)
 	return command->run(&call);
 }
 
+/* A program may be started with a standard descriptor closed. Whatever is opened next must not get
+ * its number, and its use must fail as it would: so each is open, the wrong way round. */
+static void open_standard_descriptors(void)
+{
+	static const int wrong_way[] = { O_WRONLY, O_RDONLY, O_RDONLY };
+
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", wrong_way[fd]) != fd)
+			_exit(EXIT_FAILED);
+}
+
 int command_main(const struct command *const commands[], int argc, char **argv)
 {
 	const char *names[64];
 	size_t count = 0;
 
+	open_standard_descriptors();
 	if (argc < 2) {
 		fprintf(stderr, "ancla: no command; try `ancla --help`\n");
 		return EXIT_USAGE;

@@ -6,6 +6,9 @@
 #include "console.h"
 #include "util.h"
 
+/* How long standard output may take no more of a guest's last words. */
+#define DRAIN_MS 1000
+
 enum { KEY_INTERRUPT = 0x03, KEY_ESCAPE = 0x1d };
 
 int console_terminal(void)
@@ -30,21 +33,26 @@ void console_close(struct console *console)
 	console->raw = false;
 }
 
-void console_polls(const struct console *console, struct pollfd polls[2])
+void console_polls(const struct console *console, struct pollfd polls[CONSOLE_POLLS])
 {
 	bool room = console->n_pending < sizeof(console->pending);
+	bool listen = !console->n_output;
 
 	polls[0] = (struct pollfd){
 		.fd = console->input && console->serial >= 0 && room ? STDIN_FILENO : -1,
 		.events = POLLIN,
 	};
 	polls[1] = (struct pollfd){
-		.fd = console->serial,
-		.events = (short)(POLLIN | (console->n_pending ? POLLOUT : 0)),
+		.fd = listen || console->n_pending ? console->serial : -1,
+		.events = (short)((listen ? POLLIN : 0) | (console->n_pending ? POLLOUT : 0)),
+	};
+	polls[2] = (struct pollfd){
+		.fd = console->n_output ? STDOUT_FILENO : -1,
+		.events = POLLOUT,
 	};
 }
 
-static void take_key(struct console *console, char key, bool *interrupted)
+static void take_key(struct console *console, char key, unsigned *interrupts)
 {
 	if (console->raw && !console->escape) {
 		if (key == KEY_ESCAPE) {
@@ -52,7 +60,7 @@ static void take_key(struct console *console, char key, bool *interrupted)
 			return;
 		}
 		if (key == KEY_INTERRUPT) {
-			*interrupted = true;
+			++*interrupts;
 			return;
 		}
 	}
@@ -60,7 +68,7 @@ static void take_key(struct console *console, char key, bool *interrupted)
 	console->pending[console->n_pending++] = key;
 }
 
-static void read_input(struct console *console, bool *interrupted)
+static void read_input(struct console *console, unsigned *interrupts)
 {
 	char keys[sizeof(console->pending)];
 	ssize_t got = read(STDIN_FILENO, keys, sizeof(keys) - console->n_pending);
@@ -68,7 +76,7 @@ static void read_input(struct console *console, bool *interrupted)
 	if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN))
 		console->input = false;
 	for (ssize_t i = 0; i < got; i++)
-		take_key(console, keys[i], interrupted);
+		take_key(console, keys[i], interrupts);
 }
 
 static void send_pending(struct console *console)
@@ -82,58 +90,62 @@ static void send_pending(struct console *console)
 	console->n_pending -= (size_t)put;
 }
 
-static int write_output(const char *text, size_t size, struct error *err)
+/* Writes what standard output takes without waiting, at most PIPE_BUF at a time: then a pipe that
+ * is ready does not block. After `limit_ms` what it has not taken stays. */
+static int write_output(struct console *console, int limit_ms, struct error *err)
 {
-	while (size) {
-		ssize_t put = write(STDOUT_FILENO, text, size);
-		if (put < 0 && errno == EAGAIN) {
-			struct pollfd room = { .fd = STDOUT_FILENO, .events = POLLOUT };
-			poll(&room, 1, -1);
-			continue;
-		}
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put < 0)
+	while (console->n_output) {
+		struct pollfd room = { .fd = STDOUT_FILENO, .events = POLLOUT };
+		if (poll(&room, 1, limit_ms) <= 0)
+			return 0;
+		ssize_t put = write(STDOUT_FILENO, console->output, console->n_output);
+		if (put < 0 && (errno == EAGAIN || errno == EINTR))
+			return 0;
+		if (put < 0) {
+			console->mute = true;
+			console->n_output = 0;
 			return error_set(err, EXIT_FAILED,
 			                 "cannot write the console to standard output: %s",
 			                 strerror(errno));
-		text += put;
-		size -= (size_t)put;
+		}
+		memmove(console->output, console->output + put, console->n_output - (size_t)put);
+		console->n_output -= (size_t)put;
 	}
 	return 0;
 }
 
-/* 1: something was read; 0: nothing was there, or the guest's end is closed. */
-static int read_serial(struct console *console, struct error *err)
+/* True if something was read; false if nothing was there, or the guest's end is closed. */
+static bool read_serial(struct console *console)
 {
-	char text[16384];
-	ssize_t got = recv(console->serial, text, sizeof(text), MSG_DONTWAIT);
+	ssize_t got = recv(console->serial, console->output, sizeof(console->output), MSG_DONTWAIT);
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
-		return 0;
+		return false;
 	if (got <= 0) {
 		console->serial = -1;
-		return 0;
+		return false;
 	}
-	return write_output(text, (size_t)got, err) < 0 ? -1 : 1;
+	console->n_output = console->mute ? 0 : (size_t)got;
+	return true;
 }
 
-int console_process(struct console *console, const struct pollfd polls[2], bool *interrupted,
-                    struct error *err)
+int console_process(struct console *console, const struct pollfd polls[CONSOLE_POLLS],
+                    unsigned *interrupts, struct error *err)
 {
 	if (polls[0].revents)
-		read_input(console, interrupted);
+		read_input(console, interrupts);
 	if (console->n_pending && console->serial >= 0)
 		send_pending(console);
-	if (polls[1].revents & (POLLIN | POLLHUP | POLLERR))
-		return read_serial(console, err) < 0 ? -1 : 0;
-	return 0;
+	if (!console->n_output && (polls[1].revents & (POLLIN | POLLHUP | POLLERR)))
+		read_serial(console);
+	return write_output(console, 0, err);
 }
 
 void console_drain(struct console *console)
 {
 	cleanup_error struct error ignored = ERROR_INIT;
 
-	while (console->serial >= 0 && read_serial(console, &ignored) > 0)
-		continue;
+	do
+		write_output(console, DRAIN_MS, &ignored);
+	while (!console->n_output && console->serial >= 0 && read_serial(console));
 }

@@ -14,7 +14,7 @@
 
 struct guard {
 	pid_t pid;
-	int pipe; /* -1: there is none */
+	int pipe;   /* -1: there is none */
 	bool stays; /* until the supervisor ends, for the terminal's sake */
 };
 

@@ -92,9 +92,9 @@ void host_live_memory(struct host *host)
 	for (size_t i = 0; i < host->n_nodes; i++) {
 		struct host_node *node = &host->nodes[i];
 		cleanup_free char *base = xasprintf(SYS_NODES "/node%u", node->id);
-		cleanup_free char *meminfo =
-		    numa && host->n_nodes > 1 ? xasprintf("%s/meminfo", base)
-		                              : xstrdup("/proc/meminfo");
+		cleanup_free char *meminfo = numa && host->n_nodes > 1
+		                                 ? xasprintf("%s/meminfo", base)
+		                                 : xstrdup("/proc/meminfo");
 		cleanup_free char *hugepages =
 		    numa ? xasprintf("%s/hugepages", base) : xstrdup("/sys/kernel/mm/hugepages");
 		cleanup_free char *text = read_sys(meminfo);

@@ -149,9 +149,8 @@ static int find_threads(struct vm *vm, struct error *err)
 	struct qmp_error qmp_error;
 	bool ask_iothreads = vm->plan->n_iothreads > 0;
 	unsigned first = qmp_send(vm->qmp, "query-cpus-fast", NULL, &qmp_error);
-	unsigned second = first && ask_iothreads
-	                      ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error)
-	                      : 0;
+	unsigned second =
+	    first && ask_iothreads ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error) : 0;
 
 	if (!first || (ask_iothreads && !second) ||
 	    qmp_wait_reply(vm->qmp, first, LIMIT_REPLY_MS, &cpus, &qmp_error) < 0 ||
@@ -255,8 +254,8 @@ static int blame_death(struct vm *vm, const char *doing, struct error *err)
 	return -1;
 }
 
-/* Nothing is there yet that would have to be undone, and a QEMU that is asked what it can do may hang:
- * until the claim, a signal ends the program as it ends any other. */
+/* Nothing is there yet that would have to be undone, and a QEMU that is asked what it can do may
+ * hang: until the claim, a signal ends the program as it ends any other. */
 static int plan(struct launching *l, struct error *err)
 {
 	sigset_t before, stopping;
@@ -286,6 +285,8 @@ static int run_stages(struct launching *l, struct error *err)
 	if (!l->fill || connect_qemu(l, err) < 0 || launch_wait_ready(l, err) < 0)
 		return -1;
 	fill_hurry(l->fill);
+	if (launch_find_console(l, err) < 0)
+		return -1;
 	if (find_threads(vm, err) < 0 || pin_threads(vm->plan, &vm->threads, err) < 0)
 		return blame_death(vm, "while its threads were pinned", err);
 	if (launch_wait_filled(l, err) < 0)

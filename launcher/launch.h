@@ -3,6 +3,7 @@
 #define ANCLA_LAUNCH_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 #include "../qmp/qmp.h"
 #include "argv.h"
@@ -25,6 +26,8 @@ enum launch_limit {
 	LIMIT_FIRST_EXIT_MS = 100, /* a vCPU's first return from the guest; not an error */
 	LIMIT_DYING_MS = 200,      /* QEMU's end once its threads are gone */
 	LIMIT_QUIT_MS = 5000,      /* QEMU's end after `quit` */
+	PRESS_AGAIN_MS = 2000,     /* the power button, which a guest that boots does not hear */
+	LIMIT_PRESSES = 15,
 };
 
 /* A VM that this process supervises. */
@@ -59,6 +62,9 @@ struct launch_options {
  * file, lock, or page. The caller ends a running VM's supervision with vm_end(). */
 int launch(const struct spec *spec, const struct launch_options *options, struct vm *vm,
            struct error *err);
+
+/* Tells where the console is of a VM that has it elsewhere. */
+void vm_print_console(FILE *out, const struct vm *vm);
 
 /* Kills QEMU if it still runs, removes the VM's directory, frees everything. */
 void vm_end(struct vm *vm);

@@ -16,6 +16,9 @@ struct launching {
 /* Makes everything that QEMU inherits: sockets, memory, taps. */
 int launch_make_inherited(struct launching *l, struct error *err);
 
+/* Fills vm->state.console, once the monitor is ready. */
+int launch_find_console(struct launching *l, struct error *err);
+
 /* Polls until QEMU's monitor is ready, or the memory is filled: whatever the step waits for. QEMU's
  * death, a signal, a failed fill and the limit end it with an error. */
 int launch_wait_ready(struct launching *l, struct error *err);

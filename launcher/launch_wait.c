@@ -34,6 +34,8 @@ static void show_progress(const struct launching *l, bool last)
 	if (!l->options->progress)
 		return;
 	fill_progress(l->fill, &done, &total);
+	if (!total)
+		return;
 	if (last) {
 		fprintf(stderr, "\r%70s\r", "");
 		return;

@@ -307,14 +307,16 @@ int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, stru
 		return -1;
 	for (size_t i = 0; i < count; i++)
 		found |= strcmp(names[i], name) == 0;
-	const char *near = nearest_word(name, (const char *const *)names, count);
-	if (!found)
+	const char *near = found ? NULL : nearest_word(name, (const char *const *)names, count);
+	int result = found ? open_vm(ledger, name, vm) : -1;
+	/* One that is just ending removes its directory without asking. */
+	if (result < 0 && found && errno != ENOENT)
+		error_set(err, EXIT_FAILED, "cannot open %s/%s: %s", ledger->path, name,
+		          strerror(errno));
+	else if (result < 0)
 		error_set(err, EXIT_FAILED,
 		          "no VM \"%s\" runs%s%s%s; `ancla list` shows those that do", name,
 		          near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
-	else if (open_vm(ledger, name, vm) < 0)
-		found = error_set(err, EXIT_FAILED, "cannot open %s/%s: %s", ledger->path, name,
-		                  strerror(errno)) == 0;
 	free_names(names, count);
-	return found ? 0 : -1;
+	return result;
 }

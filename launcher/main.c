@@ -1,10 +1,10 @@
 #include "command.h"
 
 extern const struct command cmd_check, cmd_host, cmd_plan, cmd_run, cmd_start, cmd_list, cmd_status,
-	cmd_verify, cmd_stop, cmd_schema;
+    cmd_verify, cmd_stop, cmd_schema;
 
 static const struct command *const commands[] = {
-	&cmd_check,  &cmd_host,	  &cmd_plan, &cmd_run,	 &cmd_start, &cmd_list,
+	&cmd_check,  &cmd_host,   &cmd_plan, &cmd_run,    &cmd_start, &cmd_list,
 	&cmd_status, &cmd_verify, &cmd_stop, &cmd_schema, NULL,
 };
 

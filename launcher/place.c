@@ -439,7 +439,7 @@ static int check_claims(const struct placing *p, struct error *err)
 		return error_set(
 		    err, EXIT_GRANT,
 		    "%s needs CPUs %s%s, but VM \"%s\" holds %s%s (%s); pin elsewhere, "
-		    "or stop that VM (`ancla list` shows who holds what)",
+		    "or stop that VM (`ancla host` shows who holds what)",
 		    want->role, wanted, want->dedicated ? " alone" : "", held->vm, theirs,
 		    held->dedicated ? " alone" : "", held->role);
 	}

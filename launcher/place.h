@@ -14,6 +14,6 @@
 /* `accel` is what the VM will run with (never ACCEL_UNSET). `claims` may be NULL: nobody holds
  * anything. The caller frees the plan with plan_free(). */
 struct plan *place(const struct spec *spec, const struct host *host, const struct claims *claims,
-		   enum accel accel, struct error *err);
+                   enum accel accel, struct error *err);
 
 #endif

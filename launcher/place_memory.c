@@ -105,8 +105,10 @@ static bool must_be_there(const struct plan_memory *region)
 struct shortage {
 	char *message;                /* NULL: there is enough */
 	const struct host_node *node; /* where more would help most */
+	uint64_t needed, missing;     /* pages */
 };
 
+/* `nodes` is "node 1, which has". */
 static void describe_shortage(struct shortage *shortage, const struct plan_memory *region,
                               const char *nodes, uint64_t needed, uint64_t available)
 {
@@ -117,15 +119,15 @@ static void describe_shortage(struct shortage *shortage, const struct plan_memor
 	                             ? xstrdup("the guest's memory")
 	                             : xasprintf("guest node %d", region->guest_node);
 
+	shortage->needed = (needed + region->page_size - 1) / region->page_size;
+	shortage->missing = (needed - available + region->page_size - 1) / region->page_size;
 	if (region->pages != PAGES_HUGE)
-		shortage->message =
-		    xasprintf("%s needs %s of %s pages on host %s, which has %s free", who, need,
-		              what, nodes, have);
+		shortage->message = xasprintf("%s needs %s of %s pages on host %s %s free", who,
+		                              need, what, nodes, have);
 	else
-		shortage->message = xasprintf(
-		    "%s needs %" PRIu64 " huge pages of %s on host %s, which has %" PRIu64 " free",
-		    who, (needed + region->page_size - 1) / region->page_size, what, nodes,
-		    available / region->page_size);
+		shortage->message =
+		    xasprintf("%s needs %" PRIu64 " huge pages of %s on host %s %" PRIu64 " free",
+		              who, shortage->needed, what, nodes, available / region->page_size);
 }
 
 /* What is short for region `index`; the caller frees the message. */
@@ -133,7 +135,7 @@ static struct shortage find_shortage(const struct placing *p, size_t index)
 {
 	const struct plan_memory *region = &p->plan->memory[index];
 	struct room room = room_for(p, index);
-	struct shortage shortage = { NULL, room.worst };
+	struct shortage shortage = { .node = room.worst };
 	uint64_t available = may_fall_back(region) ? free_anywhere(p, region) : room.free;
 
 	if (may_fall_back(region)) {
@@ -144,7 +146,7 @@ static struct shortage find_shortage(const struct placing *p, size_t index)
 				                 : available;
 	} else if (region->policy == MEM_POLICY_INTERLEAVE) {
 		uint64_t share = region->size / (uint64_t)hwloc_bitmap_weight(region->host_nodes);
-		cleanup_free char *node = xasprintf("node %u", room.worst->id);
+		cleanup_free char *node = xasprintf("node %u, which has", room.worst->id);
 		if (room.worst_free < share) {
 			describe_shortage(&shortage, region, node, share, room.worst_free);
 			return shortage;
@@ -153,11 +155,10 @@ static struct shortage find_shortage(const struct placing *p, size_t index)
 	if (available >= region->size)
 		return shortage;
 	cleanup_free char *list = region->host_nodes ? cpulist_format(region->host_nodes) : NULL;
-	cleanup_free char *nodes =
-	    may_fall_back(region)
-	        ? xstrdup("nodes together")
-	        : xasprintf("node%s %s", hwloc_bitmap_weight(region->host_nodes) > 1 ? "s" : "",
-	                    list);
+	cleanup_free char *nodes = may_fall_back(region) ? xstrdup("nodes together, which have")
+	                           : hwloc_bitmap_weight(region->host_nodes) > 1
+	                               ? xasprintf("nodes %s, which have", list)
+	                               : xasprintf("node %s, which has", list);
 	describe_shortage(&shortage, region, nodes, region->size, available);
 	return shortage;
 }
@@ -179,11 +180,59 @@ static int check_region(struct placing *p, size_t index, struct error *err)
 		return error_set(err, EXIT_GRANT,
 		                 "%s; free memory there, ask for less, or use another node",
 		                 message);
+	const struct host_pages *pages = host_node_pages(shortage.node, region->page_size);
 	return error_set(err, EXIT_GRANT,
-	                 "%s; reserve them (echo N > /sys/devices/system/node/node%u/hugepages/"
-	                 "hugepages-%" PRIu64 "kB/nr_hugepages), use another node, or set "
-	                 "strictness.hugepages to prefer",
-	                 message, shortage.node->id, region->page_size / 1024);
+	                 "%s; reserve them (echo %" PRIu64 " > /sys/devices/system/node/node%u/"
+	                 "hugepages/hugepages-%" PRIu64 "kB/nr_hugepages), use another node, or "
+	                 "set strictness.hugepages to prefer",
+	                 message,
+	                 pages && pages->total ? pages->total + shortage.missing : shortage.needed,
+	                 shortage.node->id, region->page_size / 1024);
+}
+
+/* A size of huge pages that this machine does not have cannot be reserved either. */
+static int check_page_size(const struct placing *p, const struct plan_memory *region,
+                           struct error *err)
+{
+	const struct host_node *first = &p->host->nodes[0];
+	cleanup_free char *sizes = NULL;
+	size_t length;
+
+	if (region->pages != PAGES_HUGE || !p->host->live)
+		return 0;
+	for (size_t i = 0; i < p->host->n_nodes; i++)
+		if (host_node_pages(&p->host->nodes[i], region->page_size))
+			return 0;
+	FILE *out = open_memstream(&sizes, &length);
+	for (size_t i = 0; i < first->n_pages; i++) {
+		cleanup_free char *size = format_size(first->pages[i].size);
+		fprintf(out, "%s%s", i ? ", " : "", size);
+	}
+	fclose(out);
+	cleanup_free char *wanted = format_size(region->page_size);
+	return error_set(
+	    err, EXIT_GRANT,
+	    "memory-backing.hugepages: this machine has no huge pages of %s; it has %s", wanted,
+	    length ? sizes : "none");
+}
+
+/* Lazy memory may be more than is free, but not more than there is. */
+static int check_total(const struct placing *p, struct error *err)
+{
+	uint64_t needed = 0, there = 0;
+
+	for (size_t i = 0; i < p->plan->n_memory; i++)
+		if (p->plan->memory[i].pages != PAGES_HUGE)
+			needed += p->plan->memory[i].size;
+	for (size_t i = 0; i < p->host->n_nodes; i++)
+		there += p->host->nodes[i].memory;
+	if (needed <= there)
+		return 0;
+	cleanup_free char *need = format_size(needed);
+	cleanup_free char *have = format_size(there >> 20 << 20);
+	return error_set(err, EXIT_GRANT,
+	                 "the guest's memory is %s, and the host has %s in all; ask for less", need,
+	                 have);
 }
 
 static int check_nodes_exist(const struct placing *p, const struct plan_memory *region,
@@ -229,17 +278,30 @@ static void degrade(struct placing *p, size_t index)
 		region->backing = BACKING_MEMFD;
 }
 
+static bool has_cpus(const struct placing *p, const struct plan_memory *region)
+{
+	for (size_t i = 0; region->host_nodes && i < p->host->n_nodes; i++)
+		if (hwloc_bitmap_isset(region->host_nodes, p->host->nodes[i].id) &&
+		    !hwloc_bitmap_iszero(p->host->nodes[i].cpus))
+			return true;
+	return false;
+}
+
 int place_memory(struct placing *p, struct error *err)
 {
 	for (size_t i = 0; i < p->plan->n_memory; i++) {
 		if (check_nodes_exist(p, &p->plan->memory[i], err) < 0)
 			return -1;
+		if (p->spec->strictness.hugepages != STRICTNESS_PREFER &&
+		    check_page_size(p, &p->plan->memory[i], err) < 0)
+			return -1;
 		if (p->spec->strictness.hugepages == STRICTNESS_PREFER)
 			degrade(p, i);
 		if (check_region(p, i, err) < 0)
 			return -1;
+		p->plan->memory[i].has_cpus = has_cpus(p, &p->plan->memory[i]);
 	}
-	return 0;
+	return check_total(p, err);
 }
 
 static unsigned host_distance(const struct host *host, unsigned from, unsigned to)

@@ -28,7 +28,7 @@ void place_share_emulator(struct placing *p, hwloc_const_bitmap_t vcpus);
 
 /* Bytes or pages of this kind that a new VM can have on a node. */
 uint64_t place_memory_free(const struct placing *p, const struct host_node *node,
-			   enum page_kind pages, uint64_t page_size);
+                           enum page_kind pages, uint64_t page_size);
 
 /* Checks that the nodes have the pages each region needs; degrades huge pages where the spec lets
  * them be. */

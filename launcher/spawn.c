@@ -100,6 +100,9 @@ static void child_main(const struct command_line *line, const struct plan *plan,
 	    dup2(log, STDERR_FILENO) < 0)
 		child_fail("cannot redirect QEMU's output");
 	setsid();
+	/* Its paths are absolute, and whatever is mounted here shall not stay busy. */
+	if (chdir("/") < 0)
+		child_fail("/");
 	child_signals();
 	if (kernel_set_affinity(0, plan->emulator) < 0)
 		child_fail("cannot set the emulator's affinity");

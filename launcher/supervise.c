@@ -15,8 +15,10 @@ struct supervision {
 	struct vm *vm;
 	bool has_console;
 	struct console console;
-	int stops;        /* wishes to stop so far */
-	int64_t deadline; /* for QEMU's end after it was told to quit; 0: none */
+	int stops;   /* wishes to stop so far */
+	int presses; /* of the power button, after the first wish */
+	int64_t
+	    deadline; /* for QEMU's end after it was told to quit, or for the next press; 0: none */
 };
 
 int supervise_signals(struct error *err)
@@ -51,21 +53,28 @@ static void command(struct supervision *s, const char *name)
 		qmp_send(s->vm->qmp, name, NULL, &ignored);
 }
 
+/* A guest that is still booting does not hear the power button, so it is pressed again. */
+static void press_power_button(struct supervision *s)
+{
+	command(s, "system_powerdown");
+	s->deadline = ++s->presses < LIMIT_PRESSES ? kernel_now_ms() + PRESS_AGAIN_MS : 0;
+}
+
 static void wish_to_stop(struct supervision *s)
 {
 	bool off = *s->vm->shutdown_reason || s->vm->panicked;
 
 	if (s->stops++ == 0 && off) {
 		/* It is kept (on-poweroff, on-crash), and hears no button. */
-		tell(s, "the guest is off; QEMU quits");
 		command(s, "quit");
+		tell(s, "the guest is off; QEMU quits");
 		s->deadline = kernel_now_ms() + LIMIT_QUIT_MS;
 	} else if (s->stops == 1) {
+		press_power_button(s);
 		tell(s, "asked the guest to power down; once more forces it off");
-		command(s, "system_powerdown");
 	} else if (s->stops == 2) {
-		tell(s, "forcing QEMU to quit");
 		command(s, "quit");
+		tell(s, "forcing QEMU to quit");
 		s->deadline = kernel_now_ms() + LIMIT_QUIT_MS;
 	} else {
 		kernel_pidfd_kill(s->vm->qemu.pidfd, SIGKILL);
@@ -89,24 +98,24 @@ static int timeout(const struct supervision *s)
 	return left > 0 ? (int)left : 0;
 }
 
-static void process(struct supervision *s, const struct pollfd polls[5])
+static void process(struct supervision *s, const struct pollfd polls[3 + CONSOLE_POLLS])
 {
 	struct qmp_error qmp_error;
 	cleanup_error struct error err = ERROR_INIT;
-	bool interrupted = false;
+	unsigned interrupts = 0;
 
 	if (polls[0].revents)
 		take_signal(s);
 	/* A broken monitor does not end the VM: the pidfd tells when it does. */
 	if (polls[2].revents)
 		qmp_process(s->vm->qmp, &qmp_error);
-	if (s->has_console && console_process(&s->console, polls + 3, &interrupted, &err) < 0) {
+	if (s->has_console && console_process(&s->console, polls + 3, &interrupts, &err) < 0)
 		tell(s, err.message);
-		s->has_console = false;
-	}
-	if (interrupted)
+	while (interrupts-- > 0)
 		wish_to_stop(s);
-	if (s->deadline && timeout(s) == 0) {
+	if (s->deadline && timeout(s) == 0 && s->presses && s->stops == 1) {
+		press_power_button(s);
+	} else if (s->deadline && timeout(s) == 0) {
 		tell(s, "QEMU did not quit; killing it");
 		kernel_pidfd_kill(s->vm->qemu.pidfd, SIGKILL);
 		s->deadline = 0;
@@ -117,10 +126,11 @@ static void sleep_until_it_ends(struct supervision *s)
 {
 	for (;;) {
 		bool monitor = qmp_state(s->vm->qmp) == QMP_READY;
-		struct pollfd polls[5] = {
+		struct pollfd polls[3 + CONSOLE_POLLS] = {
 			{ s->vm->signals, POLLIN, 0 },
 			{ s->vm->qemu.pidfd, POLLIN, 0 },
 			{ monitor ? qmp_fd(s->vm->qmp) : -1, qmp_poll_events(s->vm->qmp), 0 },
+			{ -1, 0, 0 },
 			{ -1, 0, 0 },
 			{ -1, 0, 0 },
 		};

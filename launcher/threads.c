@@ -109,12 +109,12 @@ static int check_own(const struct threads *threads, const pid_t *tids, size_t co
 		const struct thread *thread = &threads->list[i];
 		if ((thread->role == THREAD_VCPU || thread->role == THREAD_IOTHREAD) &&
 		    !bsearch(&thread->tid, tids, count, sizeof(*tids), compare_tids))
-			return error_set(err, EXIT_FAILED,
-			                 "QEMU (%d) names thread %d for %s %d, which is not one of its "
-			                 "own threads",
-			                 threads->pid, thread->tid,
-			                 thread->role == THREAD_VCPU ? "vCPU" : "iothread",
-			                 thread->index);
+			return error_set(
+			    err, EXIT_FAILED,
+			    "QEMU (%d) names thread %d for %s %d, which is not one of its "
+			    "own threads",
+			    threads->pid, thread->tid,
+			    thread->role == THREAD_VCPU ? "vCPU" : "iothread", thread->index);
 	}
 	return 0;
 }

@@ -14,6 +14,8 @@
 #include "verify.h"
 #include "verify_parts.h"
 
+#define THP_SIZE (2u << 20) /* x86-64 */
+
 /* One region under verification. */
 struct region {
 	const struct plan *plan;
@@ -59,7 +61,14 @@ static char *expected_text(const struct region *r)
 	    memory->policy == MEM_POLICY_PREFERRED ? " preferred" : "");
 }
 
-/* Every page on a node of the plan; interleaved ones evenly, to a page, once all are there. */
+/* What interleaving goes by, in the pages that are counted: a transparent huge page goes to one
+ * node as a whole. */
+static uint64_t interleaved_at_once(const struct plan_memory *memory)
+{
+	return memory->pages == PAGES_THP ? THP_SIZE / memory->page_size : 1;
+}
+
+/* Every page on a node of the plan; interleaved ones evenly, to one, once all are there. */
 static bool pages_are_placed(const struct plan_memory *memory, const struct residency *pages)
 {
 	uint64_t least = UINT64_MAX, most = 0;
@@ -79,7 +88,7 @@ static bool pages_are_placed(const struct plan_memory *memory, const struct resi
 		most = count > most ? count : most;
 	}
 	hwloc_bitmap_foreach_end();
-	return most - least <= 1;
+	return most - least <= interleaved_at_once(memory);
 }
 
 static void check_residency(const struct region *r, const struct residency *pages)
@@ -113,8 +122,8 @@ static void check_thp(const struct region *r, const struct mapping *mapping)
 	           whole || !r->plan->pages_required);
 }
 
-/* With restrictive, the region has no policy, and numa_maps shows that of the process instead: it is
- * confined to the nodes of all such regions. */
+/* With restrictive, the region has no policy, and numa_maps shows that of the process instead: it
+ * is confined to the nodes of all such regions. */
 static void check_policy(const struct region *r, const struct mapping *mapping)
 {
 	cleanup_bitmap hwloc_bitmap_t confined = xbitmap();

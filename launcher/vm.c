@@ -1,5 +1,7 @@
 /* The end of a VM that this process supervises. */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -23,6 +25,15 @@ int vm_qmp_failed(struct vm *vm, const struct qmp_error *qmp_error, const char *
 	    kernel_wait_gone(vm->qemu.pidfd, LIMIT_QUIT_MS))
 		return vm_died(vm, doing, err);
 	return error_set(err, EXIT_FAILED, "%s (%s)", qmp_error->message, doing);
+}
+
+void vm_print_console(FILE *out, const struct vm *vm)
+{
+	const char *serial = vm->state.serial;
+
+	if (vm->state.console)
+		fprintf(out, "ancla: its console is the %s %s\n",
+		        strcmp(serial, "pty") == 0 ? "terminal" : serial, vm->state.console);
 }
 
 void vm_end(struct vm *vm)

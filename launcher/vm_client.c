@@ -78,10 +78,11 @@ int vm_client_connect(struct vm_client *client, struct error *err)
 	int fd;
 
 	if (vm_client_is_starting(client))
-		return error_set(err, EXIT_FAILED,
-		                 "VM \"%s\" is being started (by process %d): it can be asked once it "
-		                 "runs; `ancla stop %s` ends the start",
-		                 client->dir.name, client->state.launcher, client->dir.name);
+		return error_set(
+		    err, EXIT_FAILED,
+		    "VM \"%s\" is being started (by process %d): it can be asked once it "
+		    "runs; `ancla stop %s` ends the start",
+		    client->dir.name, client->state.launcher, client->dir.name);
 	if (take_monitor(client, err) < 0)
 		return -1;
 	fd = qmp_connect(path, &qmp_error);

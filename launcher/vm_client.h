@@ -16,7 +16,7 @@ struct vm_client {
 	int lock;  /* of the monitor, which serves one client; -1 while not connected */
 	struct qmp *qmp;
 	struct threads threads;
-	int patience_ms; /* for each wait; 0: the usual limits */
+	int patience_ms;    /* for each wait; 0: the usual limits */
 	char run_state[40]; /* "running", "paused", …, as query-status says; "" before it was asked
 	                     */
 };
@@ -32,8 +32,8 @@ int vm_client_open(struct vm_client *client, const char *name, struct error *err
 /* True while its launcher has not let the guest run: then it cannot be asked. */
 bool vm_client_is_starting(const struct vm_client *client);
 
-/* Connects to its monitor, waiting for other commands to leave it; limits as in launch.h. EXIT_FAILED
- * at once while it is being started. */
+/* Connects to its monitor, waiting for other commands to leave it; limits as in launch.h.
+ * EXIT_FAILED at once while it is being started. */
 int vm_client_connect(struct vm_client *client, struct error *err);
 
 /* One command, its reply dropped. */

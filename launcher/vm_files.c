@@ -77,6 +77,7 @@ int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error 
 	state->state = xstrdup(text_of(json, "state"));
 	state->spec = xstrdup(text_of(json, "spec"));
 	state->serial = xstrdup(text_of(json, "serial"));
+	state->console = *text_of(json, "console") ? xstrdup(text_of(json, "console")) : NULL;
 	state->launcher = (pid_t)number_of(json, "launcher");
 	state->launcher_start = (uint64_t)number_of(json, "launcher-start");
 	state->qemu = (pid_t)number_of(json, "qemu");
@@ -92,6 +93,8 @@ int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct
 	json_add_string(json, "state", state->state);
 	json_add_string(json, "spec", state->spec);
 	json_add_string(json, "serial", state->serial);
+	if (state->console)
+		json_add_string(json, "console", state->console);
 	json_add_int(json, "launcher", state->launcher);
 	json_add_int(json, "launcher-start", (int64_t)state->launcher_start);
 	json_add_int(json, "qemu", state->qemu);
@@ -106,6 +109,7 @@ void vm_state_free(struct vm_state *state)
 	free(state->state);
 	free(state->spec);
 	free(state->serial);
+	free(state->console);
 	*state = (struct vm_state){ 0 };
 }
 

@@ -141,6 +141,16 @@ static void what_this_qemu_lacks_is_refused_or_left_out(void **state)
 	cleanup_command_line struct command_line *line = good_line(filled, caps);
 	assert_non_null(value_of_option(line, "-object", "thread-context"));
 	assert_non_null(value_of_option(line, "-object", "\"prealloc-context\":\"fill0\""));
+
+	/* Node 2 has memory only: QEMU cannot bind a thread to it, and would not start. */
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_command_line struct command_line *far = line_of(
+	    "'memory-backing': { 'hugepages': 'thp', 'prealloc': 'qemu', 'host-nodes': '2' }",
+	    "[numa(memory=8GB)] package:2 [numa(memory=8GB)] core:4 pu:1", caps, &err);
+	assert_null(value_of_option(far, "-object", "thread-context"));
+	assert_null(value_of_option(far, "-object", "prealloc-context"));
+	assert_non_null(value_of_option(far, "-object", "\"prealloc\":true"));
+
 	forget(caps, "type:thread-context");
 	cleanup_command_line struct command_line *older = good_line(filled, caps);
 	assert_null(value_of_option(older, "-object", "thread-context"));

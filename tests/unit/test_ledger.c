@@ -302,8 +302,16 @@ static void the_state_is_read_back_and_distrusted(void **state)
 	cleanup_ledger struct ledger ledger = open_ledger();
 	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 	cleanup_error struct error err = ERROR_INIT;
-	struct vm_state written = { "running", "/a \"b\".json",   "pty", 12,
-		                    34,        UINT64_C(1) << 40, 56,    1700000000 };
+	struct vm_state written = {
+		.state = "running",
+		.spec = "/a \"b\".json",
+		.serial = "pty",
+		.launcher = 12,
+		.qemu = 34,
+		.launcher_start = UINT64_C(1) << 40,
+		.qemu_start = 56,
+		.started = 1700000000,
+	};
 	cleanup_vm_state struct vm_state now = { 0 };
 	static const char *const strange[] = { "{}",
 		                               "{ \"state\": 5, \"qemu\": [], \"launcher\": {} }",

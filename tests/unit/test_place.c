@@ -317,7 +317,7 @@ static void huge_pages_are_counted_by_node_and_size(void **state)
 	snprintf(members, sizeof(members), two, "0", "0", "");
 	assert_not_planned(members, host, NULL,
 	                   "guest node 1 needs 256 huge pages of 2MiB|node 0|44 free|"
-	                   "node0/hugepages/hugepages-2048kB");
+	                   "echo 1212 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB");
 	snprintf(members, sizeof(members), two, "0", "0",
 	         ", 'strictness': { 'hugepages': 'prefer' }");
 	cleanup_plan struct plan *degraded = planned(members, host, NULL);
@@ -327,7 +327,10 @@ static void huge_pages_are_counted_by_node_and_size(void **state)
 	assert_int_equal(degraded->n_warnings, 1);
 	assert_false(degraded->pages_required);
 	assert_not_planned("'memory-backing': { 'hugepages': '1GiB', 'host-nodes': '1' }", host,
-	                   NULL, "1 huge pages of 1GiB|node 1|0 free");
+	                   NULL, "no huge pages of 1GiB|it has 2MiB");
+	reserve(host, 1, 1 << 30, 0, 0);
+	assert_not_planned("'memory-backing': { 'hugepages': '1GiB', 'host-nodes': '1' }", host,
+	                   NULL, "1 huge pages of 1GiB|node 1|0 free|echo 1 >");
 	host->nodes[1].pages[0].free = 200;
 	assert_not_planned("'memory-backing': { 'hugepages': '2MiB', 'host-nodes': '0-1', "
 	                   "'policy': 'interleave' }",
