@@ -120,8 +120,8 @@ static void add_accel(struct building *b)
 		            b->plan->locked ? ",tb-size=64" : "");
 }
 
-/* Guests learn of threads and dies from an Intel CPU, or from an AMD CPU with topoext; else they take
- * each for a core or a socket. TCG's own CPU is an AMD one without it. */
+/* Guests learn of threads and dies from an Intel CPU, or from an AMD CPU with topoext; else they
+ * take each for a core or a socket. TCG's own CPU is an AMD one without it. */
 static const char *topology_shown(const struct building *b, const char *cpu)
 {
 	const struct plan *plan = b->plan;

@@ -1,6 +1,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,6 +192,8 @@ int command_main(const struct command *const commands[], int argc, char **argv)
 	size_t count = 0;
 
 	open_standard_descriptors();
+	/* Inherited as ignored, it would hide how a child ended. */
+	signal(SIGCHLD, SIG_DFL);
 	if (argc < 2) {
 		fprintf(stderr, "ancla: no command; try `ancla --help`\n");
 		return EXIT_USAGE;

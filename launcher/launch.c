@@ -29,6 +29,9 @@ static int claim(struct launching *l, struct error *err)
 	vm->plan = place(vm->spec, l->planning.host, claims, l->planning.accel, err);
 	if (!vm->plan)
 		return -1;
+	/* The fill's threads have no business where another VM is alone. */
+	hwloc_bitmap_andnot(l->planning.host->allowed, l->planning.host->allowed,
+	                    claims->dedicated);
 	if (l->planning.accel_reason)
 		plan_warn(vm->plan, "qemu.accel is tcg, as KVM does not work here: %s",
 		          l->planning.accel_reason);
@@ -100,6 +103,14 @@ static hwloc_bitmap_t heap_nodes(const struct launching *l)
 	return nodes;
 }
 
+static bool all_bound(const struct plan *plan)
+{
+	for (size_t i = 0; i < plan->n_memory; i++)
+		if (!plan->memory[i].host_nodes)
+			return false;
+	return true;
+}
+
 static int start_qemu(struct launching *l, struct error *err)
 {
 	struct vm *vm = l->vm;
@@ -110,8 +121,9 @@ static int start_qemu(struct launching *l, struct error *err)
 	if (log < 0)
 		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", vm->dir.path, VM_LOG,
 		                 strerror(errno));
-	/* A single node needs no policy: all there is is there. */
-	if (l->planning.host->n_nodes == 1)
+	/* A single node needs no policy: all there is is there. Memory without host nodes would be
+	 * allocated by the process's policy, and not where its vCPUs run. */
+	if (l->planning.host->n_nodes == 1 || !all_bound(vm->plan))
 		hwloc_bitmap_zero(nodes);
 	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, &vm->qemu, err) < 0)
 		return -1;
@@ -186,9 +198,6 @@ static int run_guest(struct vm *vm, struct error *err)
 
 	if (qmp_call(vm->qmp, "cont", NULL, LIMIT_REPLY_MS, NULL, &qmp_error) < 0)
 		return vm_qmp_failed(vm, &qmp_error, "when the guest was let run", err);
-	if (write_state(vm, "running", err) < 0)
-		return -1;
-	guard_release(&vm->guard);
 	return 0;
 }
 
@@ -291,18 +300,24 @@ static int run_stages(struct launching *l, struct error *err)
 		return blame_death(vm, "while its threads were pinned", err);
 	if (launch_wait_filled(l, err) < 0)
 		return -1;
-	if (verify(l, err) < 0)
+	/* Filling may take minutes: what was born meanwhile is pinned before the guest runs, too.
+	 */
+	if (threads_refresh(&vm->threads, err) < 0 ||
+	    pin_threads(vm->plan, &vm->threads, err) < 0 || verify(l, err) < 0)
 		return blame_death(vm, "while it was verified", err);
 	if (run_guest(vm, err) < 0)
 		return -1;
-	if (verify_late(vm, err) == 0)
-		return 0;
-	/* The VM may have ended by itself already: a guest can be that quick. */
-	if (kernel_wait_gone(vm->qemu.pidfd, 0)) {
+	if (verify_late(vm, err) < 0) {
+		/* The VM may have ended by itself already: a guest can be that quick. */
+		if (!kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS))
+			return -1;
 		error_clear(err);
-		return 0;
 	}
-	return -1;
+	/* From here on QEMU may outlive us. */
+	if (write_state(vm, "running", err) < 0)
+		return -1;
+	guard_release(&vm->guard);
+	return 0;
 }
 
 static void end_launching(struct launching *l)
@@ -335,6 +350,9 @@ int launch(const struct spec *spec, const struct launch_options *options, struct
 			}
 		return 0;
 	}
+	/* The fill's threads read the plan, which goes with the VM. */
+	fill_cancel(l.fill);
+	l.fill = NULL;
 	vm_end(vm);
 	return -1;
 }

@@ -9,9 +9,8 @@
 /* QEMU makes the terminal itself, and says which in `filename`: "pty:/dev/pts/3". */
 static char *terminal_of(struct json_object *chardevs)
 {
-	size_t count = json_object_is_type(chardevs, json_type_array)
-	                   ? json_object_array_length(chardevs)
-	                   : 0;
+	size_t count =
+	    json_object_is_type(chardevs, json_type_array) ? json_object_array_length(chardevs) : 0;
 
 	for (size_t i = 0; i < count; i++) {
 		struct json_object *item = json_object_array_get_idx(chardevs, i), *label, *name;

@@ -1,6 +1,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,13 +16,21 @@
 /* A QEMU that is killed is gone within this time, or something is badly wrong. */
 #define KILL_LIMIT_MS 5000
 
+/* How long the ledger may be locked by others. */
+#define LOCK_LIMIT_MS 10000
+
 static char *runtime_path(struct error *err)
 {
 	const char *own = getenv("ANCLA_RUNTIME_DIR");
 	const char *user = getenv("XDG_RUNTIME_DIR");
 
-	if (own && *own)
+	if (own && *own == '/')
 		return xstrdup(own);
+	if (own && *own) {
+		error_set(err, EXIT_FAILED,
+		          "ANCLA_RUNTIME_DIR is \"%.100s\"; give an absolute path", own);
+		return NULL;
+	}
 	if (geteuid() == 0)
 		return xstrdup("/run/ancla");
 	if (user && *user)
@@ -54,6 +63,25 @@ static int check_owner(int fd, const char *path, struct error *err)
 	return 0;
 }
 
+/* Who holds it is a launch between its look and its claim: that takes milliseconds. */
+static int wait_for_lock(int lock, const char *path, struct error *err)
+{
+	int64_t deadline = kernel_now_ms() + LOCK_LIMIT_MS;
+
+	while (flock(lock, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
+			                 strerror(errno));
+		if (kernel_now_ms() > deadline)
+			return error_set(err, EXIT_FAILED,
+			                 "%s/.lock is held by another process for more than %d s "
+			                 "(`fuser %s/.lock` names it)",
+			                 path, LOCK_LIMIT_MS / 1000, path);
+		poll(NULL, 0, 1);
+	}
+	return 0;
+}
+
 int ledger_open(struct ledger *ledger, bool create, struct error *err)
 {
 	cleanup_free char *path = runtime_path(err);
@@ -76,11 +104,11 @@ int ledger_open(struct ledger *ledger, bool create, struct error *err)
 		return -1;
 	cleanup_close int lock =
 	    openat(dirfd, ".lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	while (lock >= 0 && flock(lock, LOCK_EX) < 0 && errno == EINTR)
-		continue;
 	if (lock < 0)
 		return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
 		                 strerror(errno));
+	if (wait_for_lock(lock, path, err) < 0)
+		return -1;
 	ledger->path = take_pointer(&path);
 	ledger->dirfd = take_fd(&dirfd);
 	ledger->lock = take_fd(&lock);
@@ -197,8 +225,11 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 			continue;
 		if (is_held(&vm) && (!end_orphan(&vm) || is_held(&vm)))
 			*array_append(names, count) = xstrdup(entry->d_name);
-		else
+		else if (vm.lock >= 0)
 			vm_dir_remove(&vm);
+		else
+			/* No VM's, unless its launcher died before it had the lock. */
+			unlinkat(ledger->dirfd, entry->d_name, AT_REMOVEDIR);
 	}
 	closedir(dir);
 	if (*count)
@@ -240,6 +271,8 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 		plan = vm_read_plan(&vm, err);
 		if (plan)
 			claims_add_plan(claims, plan);
+		else if (holds_nothing(&vm))
+			error_clear(err); /* it has just ended */
 		else
 			result = error_prefix(
 			    err, "VM \"%s\" runs, but what it holds is unknown: ", names[i]);
@@ -251,11 +284,12 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 int ledger_read_claims(bool live, struct claims **claims, struct error *err)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
-	cleanup_error struct error ignored = ERROR_INIT;
+	bool has_runtime =
+	    geteuid() == 0 || getenv("XDG_RUNTIME_DIR") || getenv("ANCLA_RUNTIME_DIR");
 
-	if (!live || ledger_open(&ledger, false, &ignored) < 0)
+	if (!live || !has_runtime)
 		*claims = claims_new();
-	else
+	else if (ledger_open(&ledger, false, err) == 0)
 		*claims = ledger_claims(&ledger, err);
 	return *claims ? 0 : -1;
 }

@@ -34,9 +34,9 @@ struct vm_dir {
 
 /* What state.json says: enough to find the VM's processes. */
 struct vm_state {
-	char *state;  /* "starting" or "running" */
-	char *spec;   /* file it was started from */
-	char *serial; /* "socket", "pty", … */
+	char *state;   /* "starting" or "running" */
+	char *spec;    /* file it was started from */
+	char *serial;  /* "socket", "pty", … */
 	char *console; /* path of that socket, terminal, or file; NULL: none */
 	pid_t launcher, qemu;
 	uint64_t launcher_start, qemu_start; /* kernel_start_time() */

@@ -327,6 +327,21 @@ static int check_realtime(const struct plan *plan, struct error *err)
 	return 0;
 }
 
+/* An iothread that never sleeps and outranks the emulator takes QEMU's main loop with it. */
+static void warn_of_iothreads(struct plan *plan)
+{
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		const struct plan_iothread *iothread = &plan->iothreads[i];
+		if (sched_is_realtime(iothread->sched) &&
+		    iothread->sched.priority > plan->emulator_sched.priority &&
+		    hwloc_bitmap_intersects(iothread->cpus, plan->emulator))
+			plan_warn(plan,
+			          "iothread %s runs %s on a CPU of the emulator: under steady I/O "
+			          "QEMU's main loop may starve; pin one of them elsewhere",
+			          iothread->id, scheduler_name(iothread->sched.scheduler));
+	}
+}
+
 static int check_dedicated(const struct plan *plan, struct error *err)
 {
 	cleanup_bitmap hwloc_bitmap_t seen = xbitmap();
@@ -495,6 +510,7 @@ struct plan *place(const struct spec *spec, const struct host *host, const struc
 	    check_realtime(p.plan, err) < 0 || check_claims(&p, err) < 0 ||
 	    place_memory(&p, err) < 0)
 		return NULL;
+	warn_of_iothreads(p.plan);
 	place_guest_view(&p);
 	return take_pointer(&p.plan);
 }

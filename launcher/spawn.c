@@ -159,8 +159,12 @@ int spawn_reap(struct qemu *qemu)
 {
 	int status = 0;
 
-	while (qemu->pid > 0 && waitpid(qemu->pid, &status, 0) < 0 && errno == EINTR)
-		continue;
+	while (qemu->pid > 0 && waitpid(qemu->pid, &status, 0) < 0)
+		if (errno != EINTR) {
+			/* Somebody else reaped it: how it ended is lost, and not success. */
+			status = W_EXITCODE(255, 0);
+			break;
+		}
 	qemu->pid = 0;
 	if (qemu->pidfd >= 0)
 		close(qemu->pidfd);

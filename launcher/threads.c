@@ -83,6 +83,7 @@ static int add_iothreads(struct threads *threads, const struct plan *plan,
 		for (size_t i = 0; i < count; i++) {
 			struct json_object *item = json_object_array_get_idx(iothreads, i), *id;
 			if (json_object_object_get_ex(item, "id", &id) &&
+			    json_object_is_type(id, json_type_string) &&
 			    strcmp(json_object_get_string(id), plan->iothreads[index].id) == 0)
 				tid = (pid_t)member(item, "thread-id");
 		}

@@ -73,8 +73,8 @@ sub make_spec {
 sub demo_boot {
 	my @words = @_;
 	return {
-		kernel => "$BUILD/demo/vmlinuz",
-		initrd => "$BUILD/demo/initrd",
+		kernel => "$ROOT/build/demo/vmlinuz",
+		initrd => "$ROOT/build/demo/initrd",
 		cmdline => join(' ', 'console=ttyS0 quiet panic=-1', @words),
 	};
 }

@@ -51,7 +51,7 @@ sub linux {
 
 # The QEMUs to be tested: [name, binary].
 sub qemus {
-	return (['QEMU 7.2', 'qemu-system-x86_64'], ['QEMU 10.0', "$BUILD/qemu-10.0/qemu-system-x86_64"]);
+	return (['QEMU 7.2', 'qemu-system-x86_64'], ['QEMU 10.0', "$ROOT/build/qemu-10.0/qemu-system-x86_64"]);
 }
 
 # Why there can be no KVM test here, in the words of a QEMU started without ancla; undef if there

@@ -38,8 +38,8 @@ sub cpu_time { my ($pid, $name) = @_;
 subtest 'disks, cards and a command line in Linux' => sub {
 	my $kernel = tmpdir() . "/kernel $hostile";
 	my $initrd = tmpdir() . "/initrd $hostile";
-	symlink "$BUILD/demo/vmlinuz", $kernel or die;
-	symlink "$BUILD/demo/initrd", $initrd or die;
+	symlink "$ROOT/build/demo/vmlinuz", $kernel or die;
+	symlink "$ROOT/build/demo/initrd", $initrd or die;
 	my $words = q{a,b=c,,d "e f" 'g' h=$(i);j|k&l {"m":[1]} \n %s -S -device x,y panic=-1};
 	my $vm = run_linux(spec('devices', {
 		memory => '256MiB', serial => 'stdio', iothreads => [ 'io0', 'io-1.x_y' ],
@@ -180,7 +180,7 @@ subtest 'hostile strings' => sub {
 	for my $word (@words) {
 		for my $at (
 			['disk', sub { disks => [ { file => $_[0] } ] }], ['kernel', sub { boot => { kernel => $_[0] } }],
-			['cmdline', sub { boot => { kernel => "$BUILD/demo/vmlinuz", cmdline => $_[0] } }],
+			['cmdline', sub { boot => { kernel => "$ROOT/build/demo/vmlinuz", cmdline => $_[0] } }],
 			['firmware', sub { boot => { firmware => $_[0] } }], ['serial', sub { serial => { file => $_[0] } }],
 			['nvram', sub { boot => { firmware => 'x', nvram => $_[0] } }], ['socket', sub { nics => [ { type => 'vhost-user', socket => substr $_[0], 0, 60 } ], 'memory-backing' => { prealloc => TRUE } }],
 		) {
