@@ -47,12 +47,20 @@ static void child_descriptors(const struct command_line *line, const int *fds, i
 	close_range(from, ~0u, 0);
 }
 
+/* By system call: glibc's signal() does not touch the two that it keeps for itself, which whoever
+ * started us may have left ignored. */
 static void child_signals(void)
 {
+	static const struct {
+		void (*handler)(int);
+		unsigned long flags;
+		void (*restorer)(void);
+		uint64_t mask;
+	} by_default = { .handler = SIG_DFL };
 	sigset_t none;
 
 	for (int i = 1; i < _NSIG; i++)
-		signal(i, SIG_DFL);
+		syscall(SYS_rt_sigaction, i, &by_default, NULL, sizeof(by_default.mask));
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
