@@ -1,0 +1,68 @@
+# A guest of 512 bytes that really runs on all its vCPUs: a boot sector that wakes every other
+# processor by INIT and SIPI. Each adds one to the word at 0x9000, where a witness outside reads it,
+# and halts.
+	.code16
+	.globl _start
+_start:
+	cli
+	xorw	%ax, %ax
+	movw	%ax, %ds
+	movw	%ax, %es
+	movw	%ax, %ss
+	movw	$0x7c00, %sp
+	movl	$0, 0x9000
+
+	# The local APIC is above what real mode reaches: give %fs a flat segment.
+	lgdt	gdt_pointer
+	movl	%cr0, %eax
+	orb	$1, %al
+	movl	%eax, %cr0
+	movw	$8, %bx
+	movw	%bx, %fs
+	andb	$0xfe, %al
+	movl	%eax, %cr0
+
+	# The others start at 0x8000, the page that the SIPI names.
+	movw	$other, %si
+	movw	$0x8000, %di
+	movw	$(other_end - other), %cx
+	cld
+	rep movsb
+
+	lock incl 0x9000
+	movl	$0xfee00300, %ebx
+	movl	$0x000c4500, %fs:(%ebx)	# INIT to all but this one
+	call	wait
+	movl	$0x000c4608, %fs:(%ebx)	# SIPI: page 8
+	call	wait
+	movl	$0x000c4608, %fs:(%ebx)
+rest:
+	hlt
+	jmp	rest
+
+wait:
+	movl	$20000, %ecx
+1:	inb	$0x80, %al
+	decl	%ecx
+	jnz	1b
+	ret
+
+other:
+	cli
+	xorw	%ax, %ax
+	movw	%ax, %ds
+	lock incl 0x9000
+1:	hlt
+	jmp	1b
+other_end:
+
+	.balign	8
+gdt:
+	.quad	0
+	.quad	0x00cf92000000ffff
+gdt_pointer:
+	.word	15
+	.long	gdt
+
+	.org	510
+	.word	0xaa55
