@@ -10,6 +10,9 @@ use Test::More;
 
 my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 my $free = hugepages_free();
+
+# The leak check of a build with sanitizers cannot work under strace.
+my $traced = { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0' } };
 my $trace = tmpdir() . '/trace';
 my $spec = make_spec(spec('victim', {
 	vcpus => 2, iothreads => ['io0'], 'memory-backing' => { prealloc => TRUE },
@@ -24,7 +27,7 @@ sub guard_pid { return map { /^(\d+)/ && (AnclaTest::peek("/proc/$1/comm") // ''
 # ["openat", 17] is its 17th openat.
 my @calls;
 subtest 'a launch, call by call' => sub {
-	my $launch = spawn_command('strace', '-o', $trace, $ancla, 'run', $spec);
+	my $launch = spawn_command('strace', '-o', $trace, $ancla, 'run', $spec, $traced);
 	ok $launch->wait_for_output(qr/victim runs/), 'it runs' or return;
 	stop_vm('victim');
 	ended $launch->wait_exit, 0, qr//, 'and ends';
@@ -51,7 +54,7 @@ subtest scalar(@moments) . ' moments before the guest runs' => sub {
 	for my $i (@moments) {
 		my ($call, $n) = @{ $calls[$i] };
 		my $launch = spawn_command('strace', '-o', '/dev/null', '-e', "trace=$call",
-			'-e', "inject=$call:signal=KILL:when=$n", $ancla, 'run', $spec);
+			'-e', "inject=$call:signal=KILL:when=$n", $ancla, 'run', $spec, $traced);
 		# It may get past that call, as polls are not the same each time; then it is killed now.
 		my $result;
 		if (eventually(20, sub { $launch->step(0.01); defined $launch->{status} || $launch->err =~ /victim runs/ })
