@@ -291,7 +291,12 @@ static int run_stages(struct launching *l, struct error *err)
 	    launch_make_inherited(l, err) < 0 || start_qemu(l, err) < 0)
 		return -1;
 	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, err);
-	if (!l->fill || connect_qemu(l, err) < 0 || launch_wait_ready(l, err) < 0)
+	if (!l->fill)
+		return -1;
+	/* Nobody listens any more where QEMU has died already. */
+	if (connect_qemu(l, err) < 0)
+		return blame_death(vm, "while QEMU started", err);
+	if (launch_wait_ready(l, err) < 0)
 		return -1;
 	fill_hurry(l->fill);
 	if (launch_find_console(l, err) < 0)

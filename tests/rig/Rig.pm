@@ -15,7 +15,7 @@ use Test::More;
 
 our @EXPORT = qw(
 	host numbers list has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
-	threads_are pages_are guest_numa ran_everywhere moved_back check_static check_memory
+	threads_are pages_are guest_numa ran_everywhere soon
 );
 
 my $rig = "$BUILD/rig";

@@ -53,7 +53,7 @@ subtest 'Linux, host-passthrough with the host\'s caches' => sub {
 	threads_are($pid, $spec, 'every thread on its CPU');
 	pages_are($pid, 2 << 20, [ { $here => 128 }, { $there => 128 } ], 'every page on its node');
 	my $console = '';
-	ok Rig::soon(150, sub { $console = AnclaTest::peek(tmpdir() . '/console') // ''; $console =~ /ANCLA-GUEST-READY/ }),
+	ok soon(150, sub { $console = AnclaTest::peek(tmpdir() . '/console') // ''; $console =~ /ANCLA-GUEST-READY/ }),
 		'Linux boots, and runs on all vCPUs' or diag $console;
 	my $report = guest_report($console) // {};
 	my %expected = (
