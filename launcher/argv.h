@@ -53,6 +53,9 @@ char *command_line_format(const struct command_line *line);
  * frees. Errors as above, naming the features that are missing. */
 char *guest_cpu(const struct spec *spec, const struct caps *caps, struct error *err);
 
+/* Whether the spec chooses a model or features, which takes what `caps` knows of CPUs. */
+bool guest_cpu_is_chosen(const struct spec *spec);
+
 #define cleanup_command_line __attribute__((cleanup(cleanup_command_line_fn)))
 static inline void cleanup_command_line_fn(struct command_line **line)
 {

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache.h"
 #include "caps_parts.h"
 #include "util.h"
 
@@ -68,21 +69,14 @@ const char *const caps_questions[] = {
 
 /* To be raised when the same questions get answers of another form, or are answered by other
  * means. */
-#define ANSWERS_FORM "1"
-
-uint64_t caps_hash(uint64_t hash, const char *text)
-{
-	for (; *text; text++)
-		hash = (hash ^ (unsigned char)*text) * UINT64_C(1099511628211);
-	return (hash ^ '\n') * UINT64_C(1099511628211);
-}
+#define ANSWERS_FORM "2"
 
 uint64_t caps_questions_hash(void)
 {
-	uint64_t hash = caps_hash(CAPS_HASH_START, ANSWERS_FORM);
+	uint64_t hash = hash_text(HASH_START, ANSWERS_FORM);
 
 	for (const char *const *question = caps_questions; *question; question++)
-		hash = caps_hash(hash, *question);
+		hash = hash_text(hash_text(hash, "\n"), *question);
 	return hash;
 }
 

@@ -2,7 +2,7 @@
  * answers under tests/qmp/.
  *
  * Lists of features are strings with spaces between the names: the file has some thousand of
- * them and is read at every start; as arrays they would take json-c three times as long. */
+ * them; as arrays they would take json-c three times as long. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,11 +37,10 @@ static struct json_object *model_to_json(const struct caps_model *model)
 	return json;
 }
 
-struct json_object *caps_to_json(const struct caps *caps)
+struct json_object *caps_base_to_json(const struct caps *caps)
 {
 	struct json_object *json = json_object_new_object();
 	struct json_object *has = json_object_new_array();
-	struct json_object *models = json_object_new_array();
 
 	json_object_object_add(json, "binary", json_object_new_string(caps->binary));
 	json_object_object_add(json, "version", json_object_new_string(caps->version));
@@ -51,21 +50,28 @@ struct json_object *caps_to_json(const struct caps *caps)
 	for (size_t i = 0; i < caps->n_has; i++)
 		json_object_array_add(has, json_object_new_string(caps->has[i]));
 	json_object_object_add(json, "has", has);
+	return json;
+}
+
+void caps_cpu_to_json(const struct caps *caps, struct json_object *json)
+{
+	struct json_object *models = json_object_new_array();
+
 	json_object_object_add(json, "features", join(caps->features, caps->n_features));
 	json_object_object_add(json, "known-features",
 	                       join(caps->known_features, caps->n_known_features));
 	for (size_t i = 0; i < caps->n_models; i++)
 		json_object_array_add(models, model_to_json(&caps->models[i]));
 	json_object_object_add(json, "models", models);
-	return json;
 }
 
 char *caps_format(const struct caps *caps)
 {
 	const int flags =
 	    JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_PRETTY_TAB | JSON_C_TO_STRING_NOSLASHESCAPE;
-	cleanup_json struct json_object *json = caps_to_json(caps);
+	cleanup_json struct json_object *json = caps_base_to_json(caps);
 
+	caps_cpu_to_json(caps, json);
 	return xasprintf("%s\n", json_object_to_json_string_ext(json, flags));
 }
 
@@ -204,22 +210,35 @@ static int get_models(struct json_object *json, struct caps *caps, struct error 
 	return 0;
 }
 
-struct caps *caps_from_json(struct json_object *json, struct error *err)
+struct caps *caps_base_from_json(struct json_object *json, struct error *err)
 {
 	cleanup_caps struct caps *caps = xcalloc(1, sizeof(*caps));
 
 	if (get_copy(json, "binary", false, &caps->binary, err) < 0 ||
 	    get_copy(json, "version", false, &caps->version, err) < 0 ||
 	    get_copy(json, "vendor", true, &caps->vendor, err) < 0 ||
-	    get_accel(json, &caps->accel, err) < 0 || get_has(json, caps, err) < 0 ||
-	    get_names(json, "features", false, &caps->features, &caps->n_features, err) < 0 ||
+	    get_accel(json, &caps->accel, err) < 0 || get_has(json, caps, err) < 0)
+		return NULL;
+	return take_pointer(&caps);
+}
+
+int caps_cpu_from_json(struct caps *caps, struct json_object *json, struct error *err)
+{
+	if (get_names(json, "features", false, &caps->features, &caps->n_features, err) < 0 ||
 	    get_names(json, "known-features", false, &caps->known_features, &caps->n_known_features,
 	              err) < 0 ||
 	    get_models(json, caps, err) < 0)
-		return NULL;
+		return -1;
 	caps_sort(caps->features, &caps->n_features);
 	caps_sort(caps->known_features, &caps->n_known_features);
-	return take_pointer(&caps);
+	return 0;
+}
+
+struct caps *caps_from_json(struct json_object *json, struct error *err)
+{
+	cleanup_caps struct caps *caps = caps_base_from_json(json, err);
+
+	return caps && caps_cpu_from_json(caps, json, err) == 0 ? take_pointer(&caps) : NULL;
 }
 
 struct json_object *caps_parse(const char *text, size_t length, struct error *err)

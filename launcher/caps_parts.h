@@ -17,10 +17,6 @@ extern const char *const caps_questions[];
  * something else does not count. */
 uint64_t caps_questions_hash(void);
 
-/* FNV-1a, to name cache files; `hash` is CAPS_HASH_START or an earlier result. */
-#define CAPS_HASH_START UINT64_C(14695981039346656037)
-uint64_t caps_hash(uint64_t hash, const char *text);
-
 /* Lists of names are one allocation each, the pointers and the text behind them: there are some
  * thousand names in a cache, and every start reads it. The caller frees the list alone. */
 char **caps_split(const char *text, size_t *count); /* at spaces */
@@ -100,7 +96,14 @@ int caps_probe(const char *binary, enum accel accel, int timeout_ms, struct caps
 
 /* ---- JSON ---- */
 
-struct json_object *caps_to_json(const struct caps *caps);
+/* Two parts: what every start needs, and what is known of CPUs (models, features), which is nine
+ * tenths of it all. */
+struct json_object *caps_base_to_json(const struct caps *caps);
+void caps_cpu_to_json(const struct caps *caps, struct json_object *json);
+struct caps *caps_base_from_json(struct json_object *json, struct error *err);
+int caps_cpu_from_json(struct caps *caps, struct json_object *json, struct error *err);
+
+/* Both. */
 struct caps *caps_from_json(struct json_object *json, struct error *err);
 
 /* Parses a whole text; NULL and a reason where it is not one JSON object. */

@@ -122,6 +122,12 @@ static const char *model_name(const struct spec *spec, const struct caps *caps, 
 	}
 }
 
+bool guest_cpu_is_chosen(const struct spec *spec)
+{
+	return spec->cpu.n_features || spec->cpu.mode == CPU_MODE_CUSTOM ||
+	       spec->cpu.mode == CPU_MODE_HOST_MODEL;
+}
+
 char *guest_cpu(const struct spec *spec, const struct caps *caps, struct error *err)
 {
 	const char *model = model_name(spec, caps, err);
@@ -152,8 +158,7 @@ char *guest_cpu(const struct spec *spec, const struct caps *caps, struct error *
 	else if (spec->cpu.cache == CPU_CACHE_DISABLE)
 		fputs(",l3-cache=off", out);
 	/* What is missing in spite of all is an error of QEMU's, not a warning. */
-	if (spec->cpu.n_features || spec->cpu.mode == CPU_MODE_CUSTOM ||
-	    spec->cpu.mode == CPU_MODE_HOST_MODEL)
+	if (guest_cpu_is_chosen(spec))
 		fputs(",enforce=on", out);
 	fclose(out);
 	return take_pointer(&text);

@@ -12,6 +12,15 @@
  * The caller destroys it with hwloc_topology_destroy(). */
 hwloc_topology_t host_topology_open(const char *description, struct error *err);
 
+/* What a kept topology depends on; NULL: nothing can be kept. The caller frees. */
+char *host_cache_key(void);
+
+/* Loads what was stored with this key into a topology that is set up and not loaded; false where
+ * there is nothing, and then it has to be set up again. */
+bool host_cache_load(const char *key, hwloc_topology_t topology);
+
+void host_cache_store(const char *key, hwloc_topology_t topology);
+
 /* Fills in all that hwloc knows: every array of the host, `cpus`, `allowed`, `page_size`.
  * Returns whether the topology has a matrix of latencies between nodes. */
 bool host_topology_read(struct host *host, hwloc_topology_t topology);

@@ -147,9 +147,17 @@ static int set_filters(hwloc_topology_t topology, bool live)
 
 static int load_live(hwloc_topology_t topology, struct error *err)
 {
-	if (hwloc_topology_load(topology) < 0)
+	cleanup_free char *key = host_cache_key();
+
+	if (host_cache_load(key, topology))
+		return 0;
+	if (set_filters(topology, true) < 0 || hwloc_topology_load(topology) < 0)
 		return error_set(err, EXIT_FAILED, "hwloc cannot read this machine: %s",
 		                 strerror(errno));
+	/* Not what was there before, if it has changed meanwhile. */
+	cleanup_free char *key_after = host_cache_key();
+	if (key && key_after && strcmp(key, key_after) == 0)
+		host_cache_store(key, topology);
 	return 0;
 }
 

@@ -119,23 +119,48 @@ void kernel_comm(pid_t pid, pid_t tid, char comm[64])
 	comm[strcspn(comm, "\n")] = '\0';
 }
 
-uint64_t kernel_start_time(pid_t pid)
+/* The text of a process's stat file behind its name, from the state (field 3) on; NULL if it is
+ * gone. The name, in parentheses, may hold anything. */
+static const char *read_stat(pid_t pid, char *text, size_t size)
 {
 	cleanup_free char *path = xasprintf("/proc/%d/stat", pid);
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-	char text[1024];
-	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	char *p;
+	ssize_t got = fd < 0 ? -1 : read(fd, text, size - 1);
 
 	if (got <= 0)
-		return 0;
+		return NULL;
 	text[got] = '\0';
-	/* The second field is the name in parentheses, which may hold anything; then state is
-	 * third. */
-	p = strrchr(text, ')');
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	return p ? strtoull(p + 1, NULL, 10) : 0;
+	const char *end = strrchr(text, ')');
+	return end && end[1] == ' ' ? end + 2 : NULL;
+}
+
+/* The field with this number (proc(5)), given the third. */
+static const char *stat_field(const char *p, int number)
+{
+	for (int field = 3; p && field < number; field++) {
+		p = strchr(p, ' ');
+		p += p != NULL;
+	}
+	return p;
+}
+
+uint64_t kernel_start_time(pid_t pid)
+{
+	char text[1024];
+	const char *field = stat_field(read_stat(pid, text, sizeof(text)), 22);
+
+	return field ? strtoull(field, NULL, 10) : 0;
+}
+
+bool kernel_is_dying(pid_t pid)
+{
+	const unsigned long exiting = 0x4; /* PF_EXITING, include/linux/sched.h */
+	char text[1024];
+	const char *state = read_stat(pid, text, sizeof(text));
+	const char *flags = stat_field(state, 9);
+
+	return !state || *state == 'Z' || *state == 'X' ||
+	       (flags && strtoul(flags, NULL, 10) & exiting);
 }
 
 int kernel_pidfd(pid_t pid, uint64_t start_time)
@@ -166,6 +191,17 @@ bool kernel_wait_gone(int pidfd, int timeout_ms)
 		if (ready == 0 || errno != EINTR)
 			return false;
 	}
+}
+
+char *kernel_boot_id(void)
+{
+	cleanup_error struct error ignored = ERROR_INIT;
+	char *text = NULL;
+
+	if (read_file("/proc/sys/kernel/random/boot_id", 100, &text, NULL, &ignored) < 0)
+		return NULL;
+	text[strcspn(text, "\n")] = '\0';
+	return text;
 }
 
 int64_t kernel_now_ms(void)

@@ -36,6 +36,10 @@ void kernel_comm(pid_t pid, pid_t tid, char comm[64]);
  * identity. 0 if there is no such process. */
 uint64_t kernel_start_time(pid_t pid);
 
+/* Whether the process is on its way out (proc(5), stat: state, flags), or gone: it runs no more of
+ * its program, though it may still hold files. */
+bool kernel_is_dying(pid_t pid);
+
 /* Opens a pidfd on the process with that pid and start time; -1 if it is gone or another. */
 int kernel_pidfd(pid_t pid, uint64_t start_time);
 
@@ -44,6 +48,10 @@ int kernel_pidfd_kill(int pidfd, int signal);
 
 /* Waits until the process behind the pidfd is gone; false after the limit (ms, -1: none). */
 bool kernel_wait_gone(int pidfd, int timeout_ms);
+
+/* Names this boot of the kernel (random(4), boot_id); NULL where it cannot be read. The caller
+ * frees. */
+char *kernel_boot_id(void);
 
 /* CLOCK_MONOTONIC in milliseconds. */
 int64_t kernel_now_ms(void);

@@ -11,7 +11,7 @@
 
 #include <linux/magic.h>
 #include <linux/memfd.h>
-#include <numaif.h>
+#include <linux/mempolicy.h>
 
 #include "cpulist.h"
 #include "memory_parts.h"
@@ -21,7 +21,7 @@
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
 #endif
 
-#define PREFERRED_MANY 5 /* MPOL_PREFERRED_MANY, Linux 5.15, newer than libnuma's header */
+#define PREFERRED_MANY 5 /* MPOL_PREFERRED_MANY, Linux 5.15; headers may be older */
 
 /* Node masks of the system calls: no Linux has more nodes (NODES_SHIFT is at most 10). They take
  * the number of bits plus one. */
@@ -32,6 +32,19 @@
 struct node_mask {
 	unsigned long bits[NODES_MAX / BITS_PER_LONG];
 };
+
+/* Without libnuma: loading it costs every start a walk through /sys that hwloc does better. */
+static int bind_range(char *address, uint64_t length, int mode, const struct node_mask *mask)
+{
+	return (int)syscall(SYS_mbind, address, length, mode, mask->bits, NODES_BITS, 0);
+}
+
+/* NULL: no nodes. */
+static int bind_thread(int mode, const struct node_mask *mask)
+{
+	return (int)syscall(SYS_set_mempolicy, mode, mask ? mask->bits : NULL,
+	                    mask ? NODES_BITS : 0);
+}
 
 static bool has_nodes(hwloc_const_bitmap_t nodes)
 {
@@ -53,7 +66,7 @@ static bool kernel_has_preferred_many(void)
 {
 	struct node_mask mask = { { 1 } };
 
-	return mbind(NULL, 0, PREFERRED_MANY, mask.bits, NODES_BITS, 0) == 0;
+	return bind_range(NULL, 0, PREFERRED_MANY, &mask) == 0;
 }
 
 /* A kernel without NUMA has no policies and needs none: all memory is on node 0. */
@@ -116,7 +129,7 @@ int memory_policy_of_thread(enum mem_policy policy, hwloc_const_bitmap_t nodes, 
 	int mode;
 
 	if (!has_nodes(nodes)) {
-		if (set_mempolicy(MPOL_DEFAULT, NULL, 0) < 0 && errno != ENOSYS)
+		if (bind_thread(MPOL_DEFAULT, NULL) < 0 && errno != ENOSYS)
 			return error_set(err, EXIT_GRANT, "cannot reset the memory policy: %s",
 			                 strerror(errno));
 		return 0;
@@ -126,7 +139,7 @@ int memory_policy_of_thread(enum mem_policy policy, hwloc_const_bitmap_t nodes, 
 	if (policy != MEM_POLICY_RESTRICTIVE)
 		policy = MEM_POLICY_PREFERRED;
 	mode = policy_mode(policy, nodes);
-	if (set_mempolicy(mode, mask.bits, NODES_BITS) == 0 || policy_not_needed(errno, nodes))
+	if (bind_thread(mode, &mask) == 0 || policy_not_needed(errno, nodes))
 		return 0;
 	return policy_error("thread", nodes, errno, err);
 }
@@ -141,7 +154,7 @@ int memory_bind(char *address, const struct plan_memory *memory, struct error *e
 		return 0;
 	if (node_mask(nodes, &mask)) {
 		int mode = policy_mode(memory->policy, nodes);
-		if (mbind(address, memory->size, mode, mask.bits, NODES_BITS, 0) == 0)
+		if (bind_range(address, memory->size, mode, &mask) == 0)
 			return 0;
 		reason = errno;
 	}

@@ -111,7 +111,7 @@ char *memory_policy_shown(const struct plan_memory *memory);
 
 /* Whether what numa_maps shows is the region's policy. With preferred there are two ways to say it
  * (MPOL_PREFERRED, which knows one node, and MPOL_PREFERRED_MANY since Linux 5.15) and it depends
- * on the QEMU and the libnuma which one is taken. */
+ * on QEMU and its libnuma which one is taken. */
 bool memory_policy_matches(const struct plan_memory *memory, const char *shown);
 
 /* set_mempolicy(2) for the calling thread, inherited over exec: MPOL_BIND for restrictive,

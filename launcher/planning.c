@@ -1,5 +1,6 @@
 #include <stdlib.h>
 
+#include "argv.h"
 #include "launch.h"
 #include "util.h"
 
@@ -42,7 +43,8 @@ static int load_caps(struct planning *planning, const struct spec *spec, const c
 	}
 	if (choose_accel(planning, spec, err) < 0)
 		return -1;
-	planning->caps = caps_load(spec->qemu.binary, planning->accel, err);
+	planning->caps =
+	    caps_load(spec->qemu.binary, planning->accel, guest_cpu_is_chosen(spec), err);
 	return planning->caps ? 0 : -1;
 }
 

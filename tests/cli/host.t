@@ -194,6 +194,35 @@ refused(file($text =~ s/type="PU"/type="Horse"/r), qr/hwloc finds a mistake/);
 refused(file($text =~ s/ cpuset="0x00000002"//r), qr/damaged|mistake/);
 refused(file($text =~ s/type="PU" os_index="0"/type="PU" os_index="70000"/r), qr/CPU numbered 70000|mistake|damaged/);
 
+# What changes by itself between two looks.
+sub lasting { my ($json) = @_; delete $_->{free} for @{ $json->{nodes} }; return $json }
+
+subtest 'the topology of this machine is kept, while it counts' => sub {
+	my $directory = File::Temp->newdir;
+	local $ENV{XDG_CACHE_HOME} = "$directory";
+	my $kept = "$ENV{XDG_CACHE_HOME}/ancla/host.xml";
+	my $first = lasting(decode_json((run($ancla, 'host', '--json'))[1]));
+	my $text = slurp($kept);
+	like $text, qr/^boot=\S+ cpus=\S+ nodes=\S+ .*\n<\?xml/, 'it is in the cache';
+	my %damages = (
+		'another boot' => sub { $_[0] =~ s/boot=\S/boot=x/r },
+		'other CPUs' => sub { $_[0] =~ s/cpus=\S+/cpus=0-999/r },
+		'a file cut short' => sub { substr $_[0], 0, length($_[0]) / 2 },
+		'a changed object' => sub { $_[0] =~ s/type="PU" os_index="0"/type="PU" os_index="7"/r },
+		'an empty file' => sub { '' },
+	);
+	is_deeply lasting(decode_json((run($ancla, 'host', '--json'))[1])), $first, 'from there it is the same';
+	is slurp($kept), $text, 'which does not write it again';
+	for my $damage (sort keys %damages) {
+		my $changed = $damages{$damage}->($text);
+		isnt $changed, $text, $damage;
+		open my $out, '>', $kept or die; print $out $changed; close $out;
+		is_deeply lasting(decode_json((run($ancla, 'host', '--json'))[1])), $first, '... does not count';
+		my $now = slurp($kept);
+		ok $now ne $changed && (split / hash=/, $now)[0] eq (split / hash=/, $text)[0], '... and is replaced';
+	}
+};
+
 subtest 'usage' => sub {
 	my ($code, $out, $err) = run($ancla, 'host', 'something');
 	is $code, 2, 'no arguments';
