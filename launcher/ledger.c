@@ -16,6 +16,9 @@
 /* A QEMU that is killed is gone within this time, or something is badly wrong. */
 #define KILL_LIMIT_MS 5000
 
+/* A dying QEMU lets go of its lock after its memory, within this time. */
+#define DYING_LIMIT_MS 5000
+
 /* How long the ledger may be locked by others. */
 #define LOCK_LIMIT_MS 10000
 
@@ -184,20 +187,38 @@ static bool is_held(struct vm_dir *vm)
 	return true;
 }
 
-/* Ends a QEMU whose launcher died before the guest ran; true if there was one and it is gone. */
-static bool end_orphan(const struct vm_dir *vm)
+/* True for a VM that is held by nobody who lives: its QEMU has just died, or was let go before the
+ * guest ran by a launcher that has, and is ended here. The lock goes a moment after the process. */
+static bool is_orphan(const struct vm_dir *vm)
 {
 	cleanup_vm_state struct vm_state state = { 0 };
 	cleanup_error struct error ignored = ERROR_INIT;
 
-	if (vm_read_state(vm, &state, &ignored) < 0 || strcmp(state.state, "starting") != 0)
+	if (vm_read_state(vm, &state, &ignored) < 0)
 		return false;
 	cleanup_close int launcher = kernel_pidfd(state.launcher, state.launcher_start);
 	cleanup_close int qemu = kernel_pidfd(state.qemu, state.qemu_start);
-	if (launcher >= 0 || qemu < 0)
+	if (launcher >= 0)
 		return false;
+	if (qemu < 0)
+		return true;
+	if (strcmp(state.state, "starting") != 0)
+		return kernel_is_dying(state.qemu);
 	kernel_pidfd_kill(qemu, SIGKILL);
 	return kernel_wait_gone(qemu, KILL_LIMIT_MS);
+}
+
+/* Whether the VM is held, now that it is known to die: waits until it is not. */
+static bool stays_held(struct vm_dir *vm)
+{
+	int64_t deadline = kernel_now_ms() + DYING_LIMIT_MS;
+
+	while (is_held(vm)) {
+		if (kernel_now_ms() > deadline)
+			return true;
+		poll(NULL, 0, 1);
+	}
+	return false;
 }
 
 static int compare_names(const void *a, const void *b)
@@ -223,7 +244,7 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 		if (entry->d_name[0] == '.' || open_vm(ledger, entry->d_name, &vm) < 0)
 			continue;
-		if (is_held(&vm) && (!end_orphan(&vm) || is_held(&vm)))
+		if (is_held(&vm) && (!is_orphan(&vm) || stays_held(&vm)))
 			*array_append(names, count) = xstrdup(entry->d_name);
 		else if (vm.lock >= 0)
 			vm_dir_remove(&vm);
