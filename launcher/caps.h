@@ -60,7 +60,7 @@ const struct caps_model *caps_host_model(const struct caps *caps);
 /* Asks the binary (a name to look up in PATH, or a path) for one accelerator, or takes the answer
  * from the cache: keyed by path, inode, size, mtime, accelerator and, with KVM, the host's boot
  * id. A cache that cannot be written is no error. Errors (EXIT_GRANT): no such binary, not
- * executable, not QEMU, exits at once (with its last words), hangs (limit 10 s), has no such
+ * executable, not QEMU, exits at once (with its last words), hangs (limit 30 s), has no such
  * accelerator, KVM does not work here (with the reason). */
 struct caps *caps_load(const char *binary, enum accel accel, struct error *err);
 

@@ -14,7 +14,7 @@
 #include "caps_parts.h"
 #include "util.h"
 
-#define PROBE_LIMIT_MS 10000
+#define PROBE_LIMIT_MS 30000 /* an emulated CPU on a busy machine needs 12 s */
 #define CACHE_LIMIT (256 * 1024)
 
 /* ---- the binary ---- */
