@@ -61,7 +61,7 @@ const struct caps_model *caps_host_model(const struct caps *caps);
  * from the cache: keyed by path, inode, size, mtime, accelerator and, with KVM, the host's boot
  * id. Models and features may be missing unless `cpus` is set. A cache that cannot be written is no
  * error. Errors (EXIT_GRANT): no such binary, not executable, not QEMU, exits at once (with its
- * last words), hangs (limit 10 s), has no such accelerator, KVM does not work here (with the
+ * last words), hangs (limit 30 s), has no such accelerator, KVM does not work here (with the
  * reason). */
 struct caps *caps_load(const char *binary, enum accel accel, bool cpus, struct error *err);
 

@@ -25,7 +25,7 @@ use Time::HiRes qw(time);
 our @EXPORT = qw(
 	$ROOT $BUILD tmpdir runtime_dir json make_spec demo_boot guest_report
 	run_ancla spawn_ancla run_command spawn_command ended qmp
-	tasks thread_affinity thread_scheduler wait_gone our_processes leftovers
+	tasks thread_affinity thread_scheduler wait_gone our_processes process_ids leftovers
 	hugepages_free hugepages_total reserve_hugepages
 );
 
@@ -227,10 +227,12 @@ sub wait_readable {
 # Returns strings: "123 qemu-system-x86_64 -name ...".
 sub our_processes {
 	my @found;
-	for my $pid (map { basename($_) } glob '/proc/[0-9]*') {
+	my $kthreadd = (peek('/proc/2/comm') // '') eq "kthreadd\n";
+	for my $pid (process_ids()) {
 		next if $pid == $$;
 		my $stat = peek("/proc/$pid/stat") // next;
-		next if $stat =~ /.*\) Z/s;
+		# Dead, or one of the kernel's threads: hundreds, on a host of many CPUs.
+		next if $stat =~ /.*\) Z/s || $kthreadd && $stat =~ /.*\) \S 2 /s;
 		my $command = peek("/proc/$pid/cmdline") // next;
 		my $known = $command . (peek("/proc/$pid/environ") // '')
 			. join ' ', map { readlink($_) // '' } glob "/proc/$pid/fd/*";
@@ -240,6 +242,9 @@ sub our_processes {
 	}
 	return @found;
 }
+
+# The ids of all processes; a glob would look at each, which takes long where there are hundreds.
+sub process_ids { opendir my $proc, '/proc' or die "/proc: $!"; return grep { /^\d+$/ } readdir $proc }
 
 # What is still there and should not be: processes, and all in the runtime directory but a lock
 # file at its top. Returns strings; none when all is clean.

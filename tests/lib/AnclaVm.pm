@@ -9,7 +9,6 @@ no warnings 'portable'; # addresses have 64 bits
 
 use AnclaTest;
 use Exporter qw(import);
-use File::Basename qw(basename);
 use JSON::PP ();
 use Test::More ();
 use Time::HiRes qw(time);
@@ -108,7 +107,7 @@ sub status_of { my ($name) = @_; return json(run_ancla('status', '--json', $name
 # The process id of a VM's QEMU by its command line, without ancla; undef when there is none.
 sub qemu_of {
 	my ($name) = @_;
-	for my $pid (map { basename($_) } glob '/proc/[0-9]*') {
+	for my $pid (process_ids()) {
 		my $words = AnclaTest::peek("/proc/$pid/cmdline") // next;
 		next if $words !~ /\0-name\0guest=\Q$name\E,/;
 		next if (AnclaTest::peek("/proc/$pid/comm") // '') !~ /^qemu-system/;
@@ -144,7 +143,7 @@ sub role_of {
 sub all_tasks {
 	my ($pid) = @_;
 	my @kernel = grep { (AnclaTest::peek("/proc/$_/comm") // '') =~ m{^(?:kvm-pit/|vhost-)$pid$} }
-		map { basename($_) } glob '/proc/[0-9]*';
+		process_ids();
 	return (tasks($pid), map { tasks($_) } @kernel);
 }
 
@@ -221,8 +220,10 @@ sub clean {
 	wait_all_gone();
 	my @left = leftovers();
 	push @left, sprintf '%d huge pages of 2 MiB', $free - hugepages_free() if defined $free && hugepages_free() < $free;
-	kill KILL => map { /^(\d+)/ } our_processes();
-	run_ancla('list') if @left;
+	if (@left) {
+		kill KILL => map { /^(\d+)/ } our_processes();
+		run_ancla('list');
+	}
 	return Test::More::is_deeply(\@left, [], $name // 'nothing is left');
 }
 

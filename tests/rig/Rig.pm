@@ -20,11 +20,11 @@ our @EXPORT = qw(
 
 my $rig = "$BUILD/rig";
 
-# What QEMU can do is asked before the tests, so that it is known: ancla allows it 10 seconds, which an
-# emulated CPU on a busy machine may exceed.
-for (1 .. 4) {
-	my $spec = make_spec({ name => 'ask', memory => '32MiB', qemu => { accel => accel() } });
-	last if run_ancla('plan', $spec)->{err} !~ /did not answer within/;
+# What QEMU can do is asked here, before any test: once on each host, then ancla has it in its cache.
+{
+	my $asked = run_ancla('plan', make_spec({ name => 'ask', memory => '32MiB', qemu => { accel => accel() } }));
+	die "QEMU cannot be asked: $asked->{err}" if $asked->{exit} // 1;
+	note sprintf 'QEMU was asked what it can do: %.1f s', $asked->{seconds};
 }
 
 # --- lists ---
@@ -201,8 +201,8 @@ sub scale_pins {
 sub scale_devices {
 	my ($spec) = @_;
 	my $number = 0;
+	$spec->{disks} //= [ {} ] if delete $spec->{boot}; # in the place of its Linux
 	$_->{file} = guest_disk($_->{format} // 'raw', "$spec->{name}-" . $number++ . '.img') for @{ $spec->{disks} // [] };
-	delete $spec->{boot};
 	$spec->{serial} = 'none' if ($spec->{serial} // '') eq 'stdio';
 	return unless grep { ($_->{bridge} // '') eq 'br0' } @{ $spec->{nics} // [] };
 	run_command(qw(ip link add br0 type bridge)) if !-e '/sys/class/net/br0';
@@ -224,7 +224,7 @@ sub witness {
 sub where_threads_are {
 	my ($pid) = @_;
 	my %is;
-	my @helpers = map { m{(\d+)} } grep { line($_) =~ m{^(vhost-|kvm-pit/)$pid$} } glob '/proc/[0-9]*/comm';
+	my @helpers = grep { line("/proc/$_/comm") =~ m{^(vhost-|kvm-pit/)$pid$} } process_ids();
 	for (witness('threads', $pid), map { witness('threads', $_) } @helpers) {
 		my (undef, $cpus, $scheduler, $name) = split ' ', $_, 4;
 		my $role = $name =~ m{^CPU (\d+)/(TCG|KVM)$} ? "vcpu $1" : $name =~ /^IO (\S+)/ && $1 !~ /^mon/ ? "iothread $1"

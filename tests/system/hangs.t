@@ -20,8 +20,8 @@ my @cases = (
 	['cpus', fake('cpus', 'query-cpus-fast=hang'), 1, qr/query-cpus-fast.*(?:10 s|time|reply)/],
 	['cont', fake('cont', 'cont=hang'), 1, qr/cont.*(?:10 s|time|reply)/],
 	['closed', fake('closed', 'query-cpus-fast=close'), 1, qr/closed/],
-	['mute', wrapper('mute', 'exec sleep 1000', 1), 4, qr/qemu\.binary: .*did not answer within 10 s/],
-	['children', wrapper('children', 'sleep 1000 & sleep 1000', 1), 4, qr/did not answer within 10 s/],
+	['mute', wrapper('mute', 'exec sleep 1000', 1), 4, qr/qemu\.binary: .*did not answer within 30 s/],
+	['children', wrapper('children', 'sleep 1000 & sleep 1000', 1), 4, qr/did not answer within 30 s/],
 	['yes', '/bin/yes', 4, qr/cannot be asked what it can do/],
 );
 my %running = map { $_->[0] => spawn_ancla('start', make_spec(spec($_->[0], { qemu => { binary => $_->[1] } }))) } @cases;
