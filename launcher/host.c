@@ -168,6 +168,9 @@ void host_free(struct host *host)
 		hwloc_bitmap_free(host->l3s[i].cpus);
 	for (size_t i = 0; i < host->n_kinds; i++)
 		hwloc_bitmap_free(host->kinds[i].cpus);
+	for (size_t i = 0; i < host->n_devices; i++)
+		free(host->devices[i].name);
+	free(host->devices);
 	free(host->packages);
 	free(host->nodes);
 	free(host->cores);

@@ -61,6 +61,12 @@ struct host_package {
 	hwloc_bitmap_t cpus;
 };
 
+/* A device whose NUMA node is known. */
+struct host_device {
+	char *name; /* PCI address, or path of a disk */
+	int node;   /* OS index */
+};
+
 struct host {
 	bool live; /* this machine; false: described by XML or a synthetic string */
 	struct host_package *packages; /* ascending by lowest PU */
@@ -73,10 +79,12 @@ struct host {
 	size_t n_l3s;
 	struct host_kind *kinds; /* empty where hwloc knows of none; may leave CPUs out */
 	size_t n_kinds;
-	hwloc_bitmap_t cpus;     /* online PUs */
-	hwloc_bitmap_t allowed;  /* CPUs that may be used; see host_allowed_cpus() */
-	hwloc_bitmap_t isolated; /* isolcpus and isolated partitions, a subset of cpus */
-	uint64_t page_size;      /* bytes of a base page */
+	hwloc_bitmap_t cpus;         /* online PUs */
+	hwloc_bitmap_t allowed;      /* CPUs that may be used; see host_allowed_cpus() */
+	hwloc_bitmap_t isolated;     /* isolcpus and isolated partitions, a subset of cpus */
+	uint64_t page_size;          /* bytes of a base page */
+	struct host_device *devices; /* those that somebody asked for: see host_find_device() */
+	size_t n_devices;
 
 	/* Private: by CPU number, the index of its core and its node, -1 for none. */
 	int *core_by_cpu, *node_by_cpu;

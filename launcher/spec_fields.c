@@ -349,6 +349,9 @@ static const struct field placement_rows[] = {
 	ENUM("emulator", "emulator threads apart from the vCPUs, or with them",
 	     .absent = "isolate with dedicated CPUs, if one is left", SPEC(placement.emulator),
 	     .values = emulator_values),
+	INTEGER("reserve", "cores kept for the host: automatic vCPUs stay off them",
+	        .absent = "1, where there is another", SPEC(placement.reserve), .unset = SPEC_UNSET,
+	        .min = 0, .max = VCPUS_MAX),
 };
 static const struct field_table placement_table = TABLE(placement_rows, struct spec);
 

@@ -205,10 +205,12 @@ static void isolate_needs_siblings_that_are_ours(void **state)
 	    "'placement': { 'smt': 'isolate' }, 'cputune': { 'vcpupin': { '0': '4' } }", host, NULL,
 	    "isolate|CPU 5|sibling");
 	cleanup_plan struct plan *plan =
-	    planned("'vcpus': 1, 'placement': { 'mode': 'auto', 'smt': 'isolate' }", host, NULL);
+	    planned("'vcpus': 1, 'placement': { 'mode': 'auto', 'smt': 'isolate', 'reserve': 0 }",
+	            host, NULL);
 	assert_set(plan->vcpus[0].cpus, "0");
-	assert_not_planned("'vcpus': 2, 'placement': { 'mode': 'auto', 'smt': 'isolate' }", host,
-	                   NULL, "node 0: 1 CPUs|node 1: 0 CPUs");
+	assert_not_planned(
+	    "'vcpus': 2, 'placement': { 'mode': 'auto', 'smt': 'isolate', 'reserve': 0 }", host,
+	    NULL, "node 0: 1 CPUs|node 1: 0 CPUs");
 }
 
 /* The claims of a VM that another plan gives. */
@@ -265,11 +267,18 @@ static void what_others_share_is_not_given_out_alone(void **state)
 	                   "'cputune': { 'vcpupin': { '0': '6' }, 'emulatorpin': '0' }",
 	                   host, claims, "idle sibling needs CPUs 7 alone|emulator");
 	cleanup_plan struct plan *automatic =
-	    planned("'vcpus': 2, 'placement': { 'mode': 'auto' }", host, claims);
+	    planned("'vcpus': 2, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, claims);
 	assert_set(automatic->vcpus[0].cpus, "0");
 	assert_set(automatic->vcpus[1].cpus, "1");
-	assert_not_planned("'vcpus': 6, 'placement': { 'mode': 'auto' }", host, claims,
-	                   "node 0: 4 CPUs|node 1: 0 CPUs");
+	/* CPU 6 is free, its sibling is not: it is taken only when nothing else is left. */
+	cleanup_plan struct plan *all = planned(
+	    "'vcpus': 5, 'placement': { 'mode': 'auto', 'reserve': 0 }, 'numa': { 'nodes': "
+	    "[ { 'vcpus': '0-3', 'memory': '512MiB' }, { 'vcpus': '4', 'memory': '512MiB' } "
+	    "] }",
+	    host, claims);
+	assert_set(all->vcpus[4].cpus, "6");
+	assert_not_planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'reserve': 0 }", host,
+	                   claims, "node 0: 4 CPUs|node 1: 1 CPUs");
 }
 
 static void memory_goes_where_there_is_some(void **state)
@@ -282,11 +291,16 @@ static void memory_goes_where_there_is_some(void **state)
 	                   "node 1|has no memory|0");
 	assert_not_planned("'memory-backing': { 'host-nodes': '0,7' }", host, NULL,
 	                   "node 7|does not exist|0");
-	assert_not_planned("'vcpus': 5, 'placement': { 'mode': 'auto' }", host, NULL,
+	/* Nodes without memory use that of the nearest that has some. */
+	cleanup_plan struct plan *plan =
+	    planned("'vcpus': 5, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, NULL);
+	assert_set(plan->memory[0].host_nodes, "0");
+	assert_set(plan->memory[1].host_nodes, "0");
+	assert_not_planned("'vcpus': 9, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, NULL,
 	                   "node 0: 4 CPUs|node 1: 4 CPUs");
-	hwloc_bitmap_zero(host->nodes[0].cpus); /* memory only */
+	host->nodes[0].memory = host->nodes[0].free = 0;
 	assert_not_planned("'placement': { 'mode': 'auto' }", host, NULL,
-	                   "node 0: 0 CPUs|node 1: 0B of plain pages free, 1GiB needed");
+	                   "node 1: 0B of plain pages free, 1GiB needed");
 }
 
 /* Reserves huge pages on a node of the host. */
@@ -358,7 +372,8 @@ static void shared_guest_nodes_spread_over_host_nodes(void **state)
 {
 	cleanup_host struct host *host = host_of(SMT_HOST);
 	cleanup_plan struct plan *plan =
-	    planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'cpu-policy': 'shared' }, "
+	    planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'cpu-policy': 'shared', "
+	            "'reserve': 0 }, "
 	            "'numa': { 'nodes': [ { 'vcpus': '0-2', 'memory': '512MiB' }, "
 	            "{ 'vcpus': '3-5', 'memory': '512MiB' } ] }",
 	            host, NULL);
