@@ -216,6 +216,7 @@ struct sharing {
 	weight rest;        /* what all the rest costs at least */
 	weight best;        /* of the best choice so far */
 	unsigned *best_amounts;
+	bool *apart; /* by unit: it, or one after it, tells groups apart */
 };
 
 static weight sharing_rest(const struct sharing *s)
@@ -231,33 +232,39 @@ static weight sharing_rest(const struct sharing *s)
 	return sum;
 }
 
+/* Until this unit both groups were filled alike; units that still come do not tell them apart. */
 static bool groups_look_alike(const struct sharing *s, size_t unit, size_t a, size_t b)
 {
 	const struct fit_group *left = group_of(s->f, a), *right = group_of(s->f, b);
+	size_t groups = s->f->node->count;
 
-	return left->capacity == right->capacity && s->total[a] == s->total[b] &&
-	       touch(s->f, unit, a) == touch(s->f, unit, b) &&
-	       !s->f->problem->units[s->f->units[unit]].touched &&
+	return left->capacity == right->capacity &&
+	       s->total[a] - s->amounts[unit * groups + a] ==
+	           s->total[b] - s->amounts[unit * groups + b] &&
 	       memcmp(s->f->tables[a], s->f->tables[b], (left->capacity + 1) * sizeof(weight)) == 0;
 }
 
-/* A group of the same kind, filled just so, was tried before. */
-static bool tried_before(const struct sharing *s, size_t unit, size_t group)
+/* The most that the unit may have of the group: of groups that look alike, the lower ones give no
+ * less, as the other way round is the same. */
+static unsigned most_of(const struct sharing *s, size_t unit, size_t group)
 {
-	for (size_t i = unit + 1; i < s->f->n_units; i++)
-		if (s->f->problem->units[s->f->units[i]].touched)
-			return false;
-	for (size_t j = 0; j < group; j++)
+	size_t groups = s->f->node->count;
+	unsigned most = group_of(s->f, group)->capacity - s->total[group];
+
+	if (s->apart[unit])
+		return most;
+	for (size_t j = group; j-- > 0;)
 		if (groups_look_alike(s, unit, j, group))
-			return true;
-	return false;
+			return s->amounts[unit * groups + j] < most ? s->amounts[unit * groups + j]
+			                                            : most;
+	return most;
 }
 
 static void share_unit(struct sharing *s, size_t unit, weight l3);
 
 /* The unit's next `parts` groups, from `from` on, give `vcpus`. */
 static void share_parts(struct sharing *s, size_t unit, weight l3, unsigned vcpus, size_t from,
-                        unsigned parts, bool first)
+                        unsigned parts)
 {
 	size_t groups = s->f->node->count;
 
@@ -266,16 +273,14 @@ static void share_parts(struct sharing *s, size_t unit, weight l3, unsigned vcpu
 		return;
 	}
 	for (size_t j = from; j < groups; j++) {
-		unsigned room = group_of(s->f, j)->capacity - s->total[j];
+		unsigned room = most_of(s, unit, j);
 		unsigned most = vcpus - (parts - 1) < room ? vcpus - (parts - 1) : room;
 		unsigned least = parts == 1 ? vcpus : 1;
-		if (first && parts == 1 && tried_before(s, unit, j))
-			continue;
 		for (unsigned here = most; here && here >= least; here--) {
 			s->total[j] += here;
 			s->amounts[unit * groups + j] = here;
 			share_parts(s, unit, l3 + touch(s->f, unit, j), vcpus - here, j + 1,
-			            parts - 1, false);
+			            parts - 1);
 			s->total[j] -= here;
 			s->amounts[unit * groups + j] = 0;
 		}
@@ -301,7 +306,7 @@ static void share_unit(struct sharing *s, size_t unit, weight l3)
 	if (vcpus == 0)
 		share_unit(s, unit + 1, l3);
 	for (unsigned parts = 1; parts <= vcpus && parts <= f->node->count; parts++)
-		share_parts(s, unit, l3, vcpus, 0, parts, true);
+		share_parts(s, unit, l3, vcpus, 0, parts);
 }
 
 static int compare_down(const void *a, const void *b)
@@ -328,7 +333,8 @@ static weight share(const struct filling *f, unsigned *amounts)
 	cleanup_free unsigned *now = xcalloc(f->n_units * groups, sizeof(*now));
 	cleanup_free unsigned *least = xcalloc(f->n_units + 1, sizeof(*least));
 	cleanup_free unsigned *rooms = xcalloc(groups, sizeof(*rooms));
-	struct sharing s = { f, total, now, least, 0, NO_WEIGHT, amounts };
+	cleanup_free bool *apart = xcalloc(f->n_units + 1, sizeof(*apart));
+	struct sharing s = { f, total, now, least, 0, NO_WEIGHT, amounts, apart };
 	unsigned vcpus = 0;
 
 	for (size_t j = 0; j < groups; j++)
@@ -340,6 +346,7 @@ static weight share(const struct filling *f, unsigned *amounts)
 		for (size_t j = 0; unit->touched && needed && j < groups; j++)
 			needed -= needed && unit->touched[f->node->first + j];
 		least[i] = least[i + 1] + needed;
+		apart[i] = apart[i + 1] || unit->touched;
 		vcpus += unit->vcpus;
 	}
 	s.rest = spread(f, 0, vcpus, false, NULL);
@@ -445,13 +452,18 @@ static bool kept_before(const struct fit_problem *problem, const struct fit_grou
 /* Keeps each kind of core (or CPU) for the emulator in turn. */
 static bool solve_keeping(struct filling *f, enum fit_spare spare, struct fit_choice *best)
 {
+	unsigned vcpus = 0;
 	bool found = false;
 
+	for (size_t i = 0; i < f->n_units; i++)
+		vcpus += f->problem->units[f->units[i]].vcpus;
 	for (size_t j = 0; j < f->node->count; j++) {
 		const struct fit_group *group = group_of(f, j);
 		for (size_t i = group->first; i < group->first + group->count; i++) {
 			struct fit_choice choice;
+			unsigned kept = spare == SPARE_CPU ? 1 : f->problem->cores[i].take;
 			if (!can_keep(&f->problem->cores[i], spare) ||
+			    vcpus + kept > f->node->capacity ||
 			    kept_before(f->problem, group, i, spare))
 				continue;
 			f->aside = i;

@@ -15,7 +15,7 @@
 
 /* Beyond this many entries the table of bounds would be larger than it is worth, and bounds are
  * simple sums. */
-#define TABLE_MAX (1 << 18)
+#define TABLE_MAX (1 << 17)
 
 enum known { UNKNOWN, FITS, DOES_NOT };
 
@@ -32,10 +32,11 @@ struct searching {
 	size_t *strides;      /* by class: the counts that are left, as one number */
 	size_t n_states;      /* 0: too many for tables */
 	struct entry *bounds; /* n_nodes × n_states */
-	struct entry *cpus;   /* n_nodes × n_states: the CPU side of units on a node */
-	struct entry *single; /* n_nodes × n_classes: of one unit, where there is no table */
-	unsigned *near;       /* n_nodes × n_nodes: distances to the nearest 1, 2, … others */
-	unsigned *scratch;    /* n_nodes */
+	struct entry *cpus[N_SPARES]; /* n_nodes × n_states: the CPU side of units on a node */
+	struct entry
+	    *single[N_SPARES]; /* n_nodes × n_classes: of one unit, where there is no table */
+	unsigned *near;        /* n_nodes × n_nodes: distances to the nearest 1, 2, … others */
+	unsigned *scratch;     /* n_nodes */
 
 	/* The branch under way. */
 	unsigned *left;     /* by class */
@@ -87,13 +88,13 @@ static size_t list_units(const struct searching *s, const unsigned *counts, size
 }
 
 static bool ask_cpus(const struct searching *s, size_t node, const unsigned *counts,
-                     struct place_cost *cost)
+                     enum fit_spare spare, struct place_cost *cost)
 {
 	cleanup_free size_t *units = xcalloc(s->problem->n_units, sizeof(*units));
 	size_t n = list_units(s, counts, units);
 	struct fit_choice choice = { 0 };
 
-	if (!fit_cpus(s->problem, node, units, n, SPARE_NOTHING, &choice))
+	if (!fit_cpus(s->problem, node, units, n, spare, &choice))
 		return false;
 	*cost = choice.cost;
 	free(choice.amounts);
@@ -101,28 +102,30 @@ static bool ask_cpus(const struct searching *s, size_t node, const unsigned *cou
 }
 
 /* Where the answer to that question is kept: NULL, nowhere. */
-static struct entry *cpus_entry(const struct searching *s, size_t node, const unsigned *counts)
+static struct entry *cpus_entry(const struct searching *s, size_t node, const unsigned *counts,
+                                enum fit_spare spare)
 {
 	size_t same = s->problem->nodes[node].same, class = 0, n = 0;
 
 	if (s->n_states)
-		return &s->cpus[same * s->n_states + state_of(s, counts)];
+		return &s->cpus[spare][same * s->n_states + state_of(s, counts)];
 	for (size_t c = 0; c < s->problem->n_classes; c++) {
 		n += counts[c];
 		class = counts[c] ? c : class;
 	}
-	return n == 1 ? &s->single[same * s->problem->n_classes + class] : NULL;
+	return n == 1 ? &s->single[spare][same * s->problem->n_classes + class] : NULL;
 }
 
+/* What the CPUs of dedicated units on the node cost, if they leave this to the emulator. */
 static bool dedicated_cost(const struct searching *s, size_t node, const unsigned *counts,
-                           struct place_cost *cost)
+                           enum fit_spare spare, struct place_cost *cost)
 {
-	struct entry *entry = cpus_entry(s, node, counts);
+	struct entry *entry = cpus_entry(s, node, counts, spare);
 
 	if (!entry)
-		return ask_cpus(s, node, counts, cost);
+		return ask_cpus(s, node, counts, spare, cost);
 	if (!entry->known)
-		entry->known = ask_cpus(s, node, counts, &entry->cost) ? FITS : DOES_NOT;
+		entry->known = ask_cpus(s, node, counts, spare, &entry->cost) ? FITS : DOES_NOT;
 	if (entry->known == FITS)
 		*cost = entry->cost;
 	return entry->known == FITS;
@@ -217,7 +220,7 @@ static bool node_cost(const struct searching *s, size_t node, const unsigned *co
 		return false;
 	if (problem->dedicated) {
 		struct place_cost cpus;
-		if (!dedicated_cost(s, node, counts, &cpus))
+		if (!dedicated_cost(s, node, counts, SPARE_NOTHING, &cpus))
 			return false;
 		place_cost_add(cost, &cpus);
 	}
@@ -235,8 +238,8 @@ static bool node_cost(const struct searching *s, size_t node, const unsigned *co
 static bool bound(struct searching *s, size_t node, unsigned *left, struct place_cost *cost);
 
 /* Tries all counts of the classes from `class` on for the node, and the best for the rest. */
-static void bound_counts(struct searching *s, size_t node, size_t class, unsigned *left,
-                         unsigned *counts, struct entry *entry)
+static void bound_counts(struct searching *s, size_t node, size_t class, uint64_t vcpus,
+                         unsigned *left, unsigned *counts, struct entry *entry)
 {
 	const struct fit_problem *problem = s->problem;
 	struct place_cost here, rest;
@@ -255,13 +258,13 @@ static void bound_counts(struct searching *s, size_t node, size_t class, unsigne
 	unsigned all = left[class];
 	const struct fit_unit *unit = unit_of(s, class);
 	for (unsigned n = 0; n <= all; n++) {
+		uint64_t sum = vcpus + (uint64_t)n * unit->vcpus;
 		if (n && (!unit->may[node] || (problem->apart && n > 1) ||
-		          (problem->dedicated &&
-		           (uint64_t)n * unit->vcpus > problem->nodes[node].capacity)))
+		          (problem->dedicated && sum > problem->nodes[node].capacity)))
 			break;
 		counts[class] = n;
 		left[class] = all - n;
-		bound_counts(s, node, class + 1, left, counts, entry);
+		bound_counts(s, node, class + 1, sum, left, counts, entry);
 	}
 	counts[class] = 0;
 	left[class] = all;
@@ -317,7 +320,7 @@ static bool bound(struct searching *s, size_t node, unsigned *left, struct place
 	struct entry *entry = &s->bounds[node * s->n_states + state_of(s, left)];
 	if (!entry->known) {
 		unsigned counts[FIT_UNITS_MAX] = { 0 };
-		bound_counts(s, node, 0, left, counts, entry);
+		bound_counts(s, node, 0, 0, left, counts, entry);
 		entry->known = entry->known == FITS ? FITS : DOES_NOT;
 	}
 	*cost = entry->cost;
@@ -360,17 +363,32 @@ static void find_near(struct searching *s)
 static uint32_t distance_bound(const struct searching *s, size_t node, size_t more)
 {
 	size_t n_nodes = s->problem->n_nodes, n = 0;
-	unsigned *far = s->scratch;
+	unsigned *far = s->scratch, last = 0;
 	uint64_t twice = 0;
 
 	if (more == 0 || more > n_nodes)
 		return s->apart;
 	for (; node < n_nodes; node++)
 		if (!s->banned || !s->banned[node])
-			far[n++] = 2 * s->around[node] + s->near[node * n_nodes + more - 1];
-	qsort(far, n, sizeof(*far), compare_up);
-	for (size_t i = 0; i < more && i < n; i++)
-		twice += far[i];
+			far[n++] = 2 * s->around[node] + s->near[node * n_nodes + more - 1] + 1;
+	/* The sum of the lowest ones: few different numbers, so one after the other. */
+	while (more) {
+		unsigned least = UINT32_MAX;
+		size_t times = 0;
+		for (size_t i = 0; i < n; i++) {
+			if (far[i] > last && far[i] < least) {
+				least = far[i];
+				times = 0;
+			}
+			times += far[i] == least;
+		}
+		if (!times)
+			break;
+		times = times < more ? times : more;
+		twice += times * (least - 1);
+		more -= times;
+		last = least;
+	}
 	return s->apart + (uint32_t)((twice + 1) / 2);
 }
 
@@ -428,23 +446,20 @@ static bool is_beside(const struct fit_problem *problem, const struct fit_node *
 static bool keeping_cost(const struct searching *s, size_t node, enum fit_spare spare,
                          struct place_cost *more)
 {
-	const unsigned *counts = s->taken + node * s->problem->n_classes;
-	cleanup_free size_t *units = xcalloc(s->problem->n_units, sizeof(*units));
-	size_t n = list_units(s, counts, units);
-	struct fit_choice choice = { 0 };
-	struct place_cost plain;
+	const struct fit_problem *problem = s->problem;
+	const unsigned *counts = s->taken + node * problem->n_classes;
+	struct place_cost plain, keeping;
 	bool vcpus = false;
 
 	memset(more, 0, sizeof(*more));
-	for (size_t i = 0; i < n; i++)
-		vcpus |= s->problem->units[units[i]].vcpus > 0;
-	if (!s->problem->dedicated)
-		return is_beside(s->problem, &s->problem->nodes[node], vcpus, spare);
-	if (!dedicated_cost(s, node, counts, &plain) ||
-	    !fit_cpus(s->problem, node, units, n, spare, &choice))
+	for (size_t c = 0; c < problem->n_classes; c++)
+		vcpus |= counts[c] && unit_of(s, c)->vcpus;
+	if (!problem->dedicated)
+		return is_beside(problem, &problem->nodes[node], vcpus, spare);
+	if (!dedicated_cost(s, node, counts, SPARE_NOTHING, &plain) ||
+	    !dedicated_cost(s, node, counts, spare, &keeping))
 		return false;
-	free(choice.amounts);
-	*more = minus(choice.cost, &plain);
+	*more = minus(keeping, &plain);
 	return true;
 }
 
@@ -558,6 +573,8 @@ static void go_on(struct searching *s, size_t node, const struct place_cost *sum
 	used = here.terms[TERM_NODES] > 0;
 	place_cost_add(&here, sum);
 	place_cost_add(&rest, &here);
+	if (too_dear(s, &rest))
+		return;
 	if (used)
 		use_node(s, node);
 	size_t more = rest.terms[TERM_NODES] - here.terms[TERM_NODES];
@@ -654,9 +671,11 @@ static void prepare(struct searching *s)
 	if (states * n_nodes <= TABLE_MAX) {
 		s->n_states = states;
 		s->bounds = xcalloc(n_nodes * states, sizeof(*s->bounds));
-		s->cpus = xcalloc(n_nodes * states, sizeof(*s->cpus));
+		for (enum fit_spare spare = 0; spare < N_SPARES; spare++)
+			s->cpus[spare] = xcalloc(n_nodes * states, sizeof(**s->cpus));
 	}
-	s->single = xcalloc(n_nodes * n_classes, sizeof(*s->single));
+	for (enum fit_spare spare = 0; spare < N_SPARES; spare++)
+		s->single[spare] = xcalloc(n_nodes * n_classes, sizeof(**s->single));
 	s->left = xcalloc(n_classes, sizeof(*s->left));
 	memcpy(s->left, s->counts, n_classes * sizeof(*s->left));
 	s->taken = xcalloc(n_nodes * n_classes, sizeof(*s->taken));
@@ -677,8 +696,10 @@ static void end(struct searching *s)
 	free(s->counts);
 	free(s->strides);
 	free(s->bounds);
-	free(s->cpus);
-	free(s->single);
+	for (enum fit_spare spare = 0; spare < N_SPARES; spare++) {
+		free(s->cpus[spare]);
+		free(s->single[spare]);
+	}
 	free(s->near);
 	free(s->scratch);
 	free(s->left);
@@ -713,6 +734,26 @@ static void tell(const struct searching *s, struct fit_solution *solution)
 	}
 }
 
+/* Each unit fits somewhere, were it alone; most of what cannot be placed ends here. */
+static bool each_fits(const struct searching *s)
+{
+	const struct fit_problem *problem = s->problem;
+	cleanup_free unsigned *one = xcalloc(problem->n_classes, sizeof(*one));
+	unsigned degraded[FIT_UNITS_MAX];
+
+	for (size_t c = 0; c < problem->n_classes; c++) {
+		struct place_cost cost;
+		bool fits = false;
+		one[c] = 1;
+		for (size_t n = 0; n < problem->n_nodes && !fits; n++)
+			fits = node_cost(s, n, one, problem->pools, degraded, &cost);
+		one[c] = 0;
+		if (!fits)
+			return false;
+	}
+	return true;
+}
+
 bool fit_search(const struct fit_problem *problem, const bool *banned,
                 struct fit_solution *solution)
 {
@@ -721,7 +762,7 @@ bool fit_search(const struct fit_problem *problem, const bool *banned,
 
 	prepare(&s);
 	memset(&most, 0xff, sizeof(most));
-	if (!bound(&s, 0, s.left, &least))
+	if (!each_fits(&s) || !bound(&s, 0, s.left, &least))
 		return false;
 	least.terms[TERM_SLOW] = problem->slow;
 	least.terms[TERM_DISTANCE] += distance_bound(&s, 0, least.terms[TERM_NODES]);
