@@ -333,7 +333,7 @@ static bool may_mix(const struct placing *p)
 
 	for (size_t k = 0; k < p->host->n_kinds; k++)
 		kinds += hwloc_bitmap_intersects(p->pinned_vcpus, p->host->kinds[k].cpus);
-	return p->host->n_kinds < 2 || kinds > 1;
+	return p->host->n_kinds < 2 || kinds > 1 || (p->waived & 1U << DEMAND_KIND);
 }
 
 /* One kind of cores after the other, the fastest first; those that hwloc knows no kind of last. */
@@ -435,6 +435,20 @@ static void try_splits(struct placing *p, struct answer *answer)
 		}
 	}
 	make_nodes(p, best);
+}
+
+bool place_possible(struct placing *p)
+{
+	__attribute__((cleanup(answer_free))) struct answer answer = { 0 };
+	bool possible;
+
+	try_kinds(p, &answer);
+	if (!answer.found && may_split(p))
+		try_splits(p, &answer);
+	possible = answer.found;
+	if (p->made_nodes)
+		make_nodes(p, 0);
+	return possible;
 }
 
 int place_auto(struct placing *p, struct error *err)

@@ -18,6 +18,20 @@ struct placing {
 	hwloc_bitmap_t pinned;       /* CPUs that the spec's own pins name */
 	hwloc_bitmap_t pinned_vcpus; /* of these, those of vCPUs */
 	bool made_nodes;             /* the guest nodes are placement's own making */
+	unsigned waived;             /* enum demand bits: what does not count for now */
+};
+
+/* What can stand in the way of a placement. */
+enum demand {
+	DEMAND_MEMORY,
+	DEMAND_PAGES,    /* huge pages; plain ones would do */
+	DEMAND_BOUND,    /* pins and host-nodes of the spec */
+	DEMAND_SMT,      /* isolate */
+	DEMAND_EMULATOR, /* isolate */
+	DEMAND_KIND,     /* cores of one kind */
+	DEMAND_RESERVE,  /* CPUs kept for the host */
+	DEMAND_CLAIMS,   /* CPUs that other VMs hold */
+	N_DEMANDS
 };
 
 /* Fills in what the spec does not pin: the design's rules for static. */
@@ -46,8 +60,11 @@ void place_spare(const struct placing *p, bool last, hwloc_bitmap_t cpus);
 void place_explain(struct placing *p, const struct fit_problem *problem,
                    const struct fit_solution *solution);
 
-/* Why there is no solution. Always -1. */
-int place_refuse(const struct placing *p, const struct fit_problem *problem, struct error *err);
+/* Why there is no solution, and what would be one. Always -1. */
+int place_refuse(struct placing *p, const struct fit_problem *problem, struct error *err);
+
+/* Whether there is a solution at all. The plan is left as it is. */
+bool place_possible(struct placing *p);
 
 /* Bytes or pages of this kind that a new VM can have on a node. */
 uint64_t place_memory_free(const struct placing *p, const struct host_node *node,

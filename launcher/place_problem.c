@@ -5,6 +5,11 @@
 #include "place_parts.h"
 #include "util.h"
 
+static bool counts(const struct placing *p, enum demand demand)
+{
+	return !(p->waived & 1U << demand);
+}
+
 static bool is_dedicated(const struct placing *p)
 {
 	return p->plan->cpu_policy == CPU_POLICY_DEDICATED;
@@ -64,7 +69,7 @@ static struct fit_core describe_core(const struct placing *p, const struct sets 
 			result.whole = false;
 	}
 	hwloc_bitmap_foreach_end();
-	if (is_dedicated(p) && p->plan->smt == SMT_ISOLATE) {
+	if (is_dedicated(p) && p->plan->smt == SMT_ISOLATE && counts(p, DEMAND_SMT)) {
 		/* Nothing keeps a sibling idle that is not ours to give. */
 		result.take = result.take == size;
 		result.isolated = result.isolated && result.take;
@@ -212,7 +217,9 @@ static void find_nodes(const struct placing *p, struct fit_problem *problem, str
 		const struct host_node *node = &p->host->nodes[n];
 		const unsigned *row = problem->distances + n * n_nodes;
 		unsigned far = UINT32_MAX;
-		if (!hwloc_bitmap_iszero(pins))
+		if (!counts(p, DEMAND_BOUND))
+			unit->may[n] = true;
+		else if (!hwloc_bitmap_iszero(pins))
 			unit->may[n] = hwloc_bitmap_intersects(pins, node->cpus);
 		else
 			unit->may[n] = !by_memory || has_bound(region, node);
@@ -254,11 +261,12 @@ static void add_unit(const struct placing *p, struct fit_problem *problem, size_
 		else
 			unit->vcpus++;
 	}
-	if (!region->host_nodes) {
+	if (!region->host_nodes && counts(p, DEMAND_MEMORY)) {
 		unit->pool = find_pool(problem, like, region);
 		unit->memory = region->size;
 		unit->may_degrade =
-		    unit->pool && p->spec->strictness.hugepages == STRICTNESS_PREFER;
+		    unit->pool && (p->spec->strictness.hugepages == STRICTNESS_PREFER ||
+		                   !counts(p, DEMAND_PAGES));
 	}
 	find_nodes(p, problem, unit, region, pins);
 	find_touched(p, problem, unit, pins);
@@ -413,10 +421,11 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 
 	*problem = (struct fit_problem){
 		.dedicated = is_dedicated(p),
-		.isolate = p->plan->smt == SMT_ISOLATE,
+		.isolate = p->plan->smt == SMT_ISOLATE && counts(p, DEMAND_SMT),
 		.emulator = !p->plan->emulator && p->spec->placement.emulator != EMULATOR_SHARE &&
 		            (is_dedicated(p) || p->spec->placement.emulator == EMULATOR_ISOLATE),
-		.emulator_must = p->spec->placement.emulator == EMULATOR_ISOLATE,
+		.emulator_must =
+		    p->spec->placement.emulator == EMULATOR_ISOLATE && counts(p, DEMAND_EMULATOR),
 		.apart = p->made_nodes,
 		.n_nodes = p->host->n_nodes,
 		.n_units = p->plan->n_memory,

@@ -297,10 +297,52 @@ static void memory_goes_where_there_is_some(void **state)
 	assert_set(plan->memory[0].host_nodes, "0");
 	assert_set(plan->memory[1].host_nodes, "0");
 	assert_not_planned("'vcpus': 9, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, NULL,
-	                   "node 0: 4 CPUs|node 1: 4 CPUs");
+	                   "nodes 0-1: 4 CPUs");
 	host->nodes[0].memory = host->nodes[0].free = 0;
 	assert_not_planned("'placement': { 'mode': 'auto' }", host, NULL,
-	                   "node 1: 0B of plain pages free, 1GiB needed");
+	                   "0B of plain pages free, 1GiB needed");
+}
+
+static void what_was_chosen_and_what_was_not_is_explained(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:4(memory=8589934592) core:4 pu:2");
+	static const char *const lines[] = {
+		"the VM: host node 0, with 6 CPUs free for 4 vCPUs",
+		"runner-up: host node 1; lost on CPUs left over on its nodes: 4, not 2",
+		"rejected: host nodes 1-2: fits; lost on CPUs left over on its nodes: 4, not 2",
+		"rejected: host node 3: 2GiB of plain pages free, 4GiB needed",
+		"emulator: CPU 6, off the vCPUs' cores",
+	};
+	cleanup_spec struct spec *spec = spec_of("'vcpus': 4");
+	cleanup_error struct error err = ERROR_INIT;
+
+	(void)state;
+	spec->memory = UINT64_C(4) << 30;
+	host->nodes[3].free = UINT64_C(2) << 30;
+	cleanup_plan struct plan *plan = place(spec, host, NULL, ACCEL_KVM, &err);
+	assert_non_null(plan);
+	assert_int_equal(plan->n_why, ARRAY_SIZE(lines));
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
+		assert_string_equal(plan->why[i], lines[i]);
+}
+
+static void a_refusal_names_what_conflicts_and_what_would_fit(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:7 pu:2");
+	cleanup_host struct host *small = host_of("numa:1(memory=8589934592) core:2 pu:1");
+
+	(void)state;
+	assert_not_planned("'vcpus': 8, 'placement': { 'smt': 'isolate' }", host, NULL,
+	                   "node 0: 6 CPUs free on cores of their own, 8 needed|"
+	                   "8 dedicated vCPUs and smt: isolate cannot be had together|"
+	                   "6 vCPUs fit on node 0; 8 need `smt: prefer`");
+	assert_not_planned("'vcpus': 13", host, NULL,
+	                   "13 dedicated vCPUs and the CPUs kept for the host cannot|"
+	                   "12 vCPUs fit on node 0; 13 need `--reserve 0`");
+	assert_not_planned("'vcpus': 2, 'placement': { 'mode': 'auto', 'emulator': 'isolate' }",
+	                   small, NULL,
+	                   "emulator: isolate cannot be had together|1 vCPU fits on node 0");
+	assert_not_planned("'vcpus': 15", host, NULL, "15 dedicated vCPUs are more than");
 }
 
 /* Reserves huge pages on a node of the host. */
@@ -632,6 +674,8 @@ int main(void)
 		cmocka_unit_test(what_others_hold_alone_is_given_to_nobody),
 		cmocka_unit_test(what_others_share_is_not_given_out_alone),
 		cmocka_unit_test(memory_goes_where_there_is_some),
+		cmocka_unit_test(what_was_chosen_and_what_was_not_is_explained),
+		cmocka_unit_test(a_refusal_names_what_conflicts_and_what_would_fit),
 		cmocka_unit_test(huge_pages_are_counted_by_node_and_size),
 		cmocka_unit_test(memory_that_is_not_filled_may_be_short),
 		cmocka_unit_test(shared_guest_nodes_spread_over_host_nodes),
