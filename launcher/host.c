@@ -72,6 +72,8 @@ static struct host *load(const char *description, struct error *err)
 	if (!failed) {
 		host = host_new();
 		has_distances = host_topology_read(host, topology);
+		if (description)
+			host_topology_devices(host, topology);
 	}
 	hwloc_topology_destroy(topology);
 	if (failed || (!description && read_live(host, has_distances, err) < 0))

@@ -83,7 +83,7 @@ struct host {
 	hwloc_bitmap_t allowed;      /* CPUs that may be used; see host_allowed_cpus() */
 	hwloc_bitmap_t isolated;     /* isolcpus and isolated partitions, a subset of cpus */
 	uint64_t page_size;          /* bytes of a base page */
-	struct host_device *devices; /* those that somebody asked for: see host_find_device() */
+	struct host_device *devices; /* PCI devices of a described machine; see host_find_pci() */
 	size_t n_devices;
 
 	/* Private: by CPU number, the index of its core and its node, -1 for none. */
@@ -112,6 +112,14 @@ const struct host_core *host_core_of_cpu(const struct host *host, unsigned cpu);
 
 /* Pages of that size on the node, NULL if the node has none of that size (not even total 0). */
 const struct host_pages *host_node_pages(const struct host_node *node, uint64_t size);
+
+/* Looks up the node of a PCI device, of the controller behind a disk, file or block device, of the
+ * live machine, for host_device_node(). What nobody knows is left out. */
+void host_find_pci(struct host *host, const char *address);
+void host_find_disk(struct host *host, const char *path);
+
+/* The node (OS index) of a PCI address or path; -1: not known. */
+int host_device_node(const struct host *host, const char *name);
 
 /* The host as JSON, with the keys of `ancla host --json` except "claims". The caller puts it. */
 struct json_object *host_json(const struct host *host);

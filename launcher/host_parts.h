@@ -16,6 +16,9 @@ hwloc_topology_t host_topology_open(const char *description, struct error *err);
  * Returns whether the topology has a matrix of latencies between nodes. */
 bool host_topology_read(struct host *host, hwloc_topology_t topology);
 
+/* Fills in `devices`: what hwloc knows of a described machine. */
+void host_topology_devices(struct host *host, hwloc_topology_t topology);
+
 /* Replaces memory, free memory and huge pages of every node by what the kernel says now. */
 void host_live_memory(struct host *host);
 

@@ -202,6 +202,23 @@ void place_share_emulator(struct placing *p, hwloc_const_bitmap_t vcpus)
 	         hwloc_bitmap_first(vcpus));
 }
 
+/* A thread is counted on each CPU that it may use, and there nobody can be alone. So the emulator
+ * does not float over all that is left, but over what of it is kept for the host; unless a pinned
+ * vCPU is on a core of that. */
+static void float_on_reserve(const struct placing *p, hwloc_bitmap_t emulator,
+                             hwloc_const_bitmap_t pinned_vcpus)
+{
+	if (!hwloc_bitmap_intersects(emulator, p->reserve))
+		return;
+	for (size_t i = 0; i < p->host->n_cores; i++) {
+		hwloc_const_bitmap_t core = p->host->cores[i].cpus;
+		if (hwloc_bitmap_intersects(core, p->reserve) &&
+		    hwloc_bitmap_intersects(core, pinned_vcpus))
+			return;
+	}
+	hwloc_bitmap_and(emulator, emulator, p->reserve);
+}
+
 /* The emulator's CPUs where the spec names none: apart from every pin and vCPU if there are such
  * CPUs; else, shared, with the vCPUs that float, too, or with iothreads. Empty: there are none. */
 static void float_emulator(struct placing *p, hwloc_const_bitmap_t vcpus,
@@ -216,14 +233,16 @@ static void float_emulator(struct placing *p, hwloc_const_bitmap_t vcpus,
 	};
 	bool isolate = p->spec->placement.emulator == EMULATOR_ISOLATE;
 	cleanup_bitmap hwloc_bitmap_t cpus = floating(p);
+	hwloc_bitmap_t emulator = p->plan->emulator;
 
 	hwloc_bitmap_andnot(cpus, cpus, p->plan->siblings);
 	for (size_t i = 0; i < ARRAY_SIZE(avoid) && hwloc_bitmap_iszero(p->plan->emulator); i++) {
 		if (avoid[i][0] != vcpus && isolate)
 			continue;
-		hwloc_bitmap_andnot(p->plan->emulator, cpus, avoid[i][0]);
-		hwloc_bitmap_andnot(p->plan->emulator, p->plan->emulator, avoid[i][1]);
+		hwloc_bitmap_andnot(emulator, cpus, avoid[i][0]);
+		hwloc_bitmap_andnot(emulator, emulator, avoid[i][1]);
 	}
+	float_on_reserve(p, emulator, pinned_vcpus);
 }
 
 static int place_static_emulator(struct placing *p, hwloc_const_bitmap_t pinned_vcpus,

@@ -296,6 +296,24 @@ static void add_pools(const struct placing *p, struct fit_problem *problem,
 		}
 }
 
+static void add_device(const struct placing *p, struct fit_problem *problem, const char *name)
+{
+	int id = host_device_node(p->host, name);
+
+	for (size_t n = 0; n < problem->n_nodes; n++)
+		if ((int)p->host->nodes[n].id == id)
+			*array_append(&problem->devices, &problem->n_devices) = n;
+}
+
+/* Those whose node is known. */
+static void add_devices(const struct placing *p, struct fit_problem *problem)
+{
+	for (size_t i = 0; i < p->spec->n_hostdevs; i++)
+		add_device(p, problem, p->spec->hostdevs[i].pci);
+	for (size_t i = 0; i < p->spec->n_disks; i++)
+		add_device(p, problem, p->spec->disks[i].file);
+}
+
 /* ---- what is the same ---- */
 
 static bool same_units(const struct fit_problem *problem, const struct fit_unit *a,
@@ -444,6 +462,7 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 	for (size_t i = 0; i < problem->n_units; i++)
 		add_unit(p, problem, i, like);
 	add_pools(p, problem, like);
+	add_devices(p, problem);
 	find_classes(problem);
 	find_twins(problem);
 }

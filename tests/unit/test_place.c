@@ -32,9 +32,9 @@ static void without_pins_static_floats_beside_the_pins(void **state)
 
 	(void)state;
 	assert_set(plan->vcpus[1].cpus, "0-1,4-7");
-	assert_set(plan->emulator, "0-1,4-7");
+	assert_set(plan->emulator, "0-1"); /* of these, what is kept for the host */
 	assert_set(plan->iothreads[0].cpus, "2");
-	assert_set(plan->iothreads[1].cpus, "0-1,4-7");
+	assert_set(plan->iothreads[1].cpus, "0-1");
 	assert_int_equal(plan->vcpus[1].host_node, -1);
 	assert_int_equal(plan->cpu_policy, CPU_POLICY_SHARED);
 }
@@ -101,7 +101,7 @@ static void isolated_cpus_are_for_pins_of_one_cpu(void **state)
 	    planned("'vcpus': 2, 'cputune': { 'vcpupin': { '0': '4' } }", host, NULL);
 	assert_set(plan->vcpus[0].cpus, "4");
 	assert_set(plan->vcpus[1].cpus, "0-3");
-	assert_set(plan->emulator, "0-3");
+	assert_set(plan->emulator, "0-1");
 	cleanup_plan struct plan *automatic =
 	    planned("'vcpus': 2, 'placement': { 'mode': 'auto' }", host, NULL);
 	assert_int_equal(hwloc_bitmap_weight(automatic->vcpus[0].cpus), 1);
@@ -279,6 +279,67 @@ static void what_others_share_is_not_given_out_alone(void **state)
 	assert_set(all->vcpus[4].cpus, "6");
 	assert_not_planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'reserve': 0 }", host,
 	                   claims, "node 0: 4 CPUs|node 1: 1 CPUs");
+}
+
+static void a_floating_emulator_is_on_what_is_kept_for_the_host(void **state)
+{
+	cleanup_host struct host *host = host_of(SMT_HOST);
+	cleanup_claims struct claims *claims =
+	    held_by("'vcpus': 1, 'cputune': { 'vcpupin': { '0': '4' } }", host);
+	cleanup_claims struct claims *beside =
+	    held_by("'vcpus': 1, 'cputune': { 'vcpupin': { '0': '1' } }", host);
+
+	(void)state;
+	assert_set(claims->shared, "0-1,4");
+	/* Not beside a pinned vCPU. */
+	assert_set(beside->shared, "0-7");
+	cleanup_plan struct plan *plan = planned(
+	    "'vcpus': 2, 'placement': { 'cpu-policy': 'dedicated' }, 'cputune': { 'vcpupin': "
+	    "{ '0': '2', '1': '6' } }",
+	    host, claims);
+	assert_set(plan->emulator, "0-1");
+	/* Automatic vCPUs stay off it, and pins may name it. */
+	cleanup_plan struct plan *pinned = planned(
+	    "'vcpus': 2, 'placement': { 'mode': 'auto' }, 'cputune': { 'vcpupin': { '0': '0' } }",
+	    host, NULL);
+	assert_set(pinned->vcpus[0].cpus, "0");
+	assert_set(pinned->vcpus[1].cpus, "2");
+}
+
+static void a_vm_is_near_its_devices(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:4(memory=8589934592) core:4 pu:1");
+	struct host_device *device = array_append(&host->devices, &host->n_devices);
+
+	(void)state;
+	*device = (struct host_device){ xstrdup("0000:3b:00.0"), 2 };
+	cleanup_plan struct plan *plan =
+	    planned("'vcpus': 2, 'hostdevs': [ { 'pci': '3b:00.0' } ]", host, NULL);
+	assert_int_equal(plan->vcpus[0].host_node, 2);
+	cleanup_plan struct plan *unknown =
+	    planned("'vcpus': 2, 'hostdevs': [ { 'pci': '3c:00.0' } ]", host, NULL);
+	assert_int_equal(unknown->vcpus[0].host_node, 0);
+}
+
+static void kinds_of_cores_are_not_mixed(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:8 pu:1");
+
+	(void)state;
+	for (int k = 0; k < 2; k++) {
+		struct host_kind *kind = array_append(&host->kinds, &host->n_kinds);
+		*kind = (struct host_kind){ list(k ? "0-3" : "4-7"), k };
+	}
+	cleanup_plan struct plan *fast = planned("'vcpus': 3", host, NULL);
+	assert_set(fast->vcpus[0].cpus, "1");
+	cleanup_plan struct plan *slow = planned("'vcpus': 4", host, NULL);
+	assert_set(slow->vcpus[0].cpus, "4");
+	assert_not_planned("'vcpus': 5", host, NULL, "cores of one kind");
+	cleanup_plan struct plan *told = planned(
+	    "'vcpus': 6, 'placement': { 'mode': 'auto' }, 'cputune': { 'vcpupin': { '0': '1', "
+	    "'1': '7' } }",
+	    host, NULL);
+	assert_int_equal(hwloc_bitmap_weight(told->vcpus[5].cpus), 1);
 }
 
 static void memory_goes_where_there_is_some(void **state)
@@ -673,6 +734,9 @@ int main(void)
 		cmocka_unit_test(isolate_needs_siblings_that_are_ours),
 		cmocka_unit_test(what_others_hold_alone_is_given_to_nobody),
 		cmocka_unit_test(what_others_share_is_not_given_out_alone),
+		cmocka_unit_test(a_floating_emulator_is_on_what_is_kept_for_the_host),
+		cmocka_unit_test(a_vm_is_near_its_devices),
+		cmocka_unit_test(kinds_of_cores_are_not_mixed),
 		cmocka_unit_test(memory_goes_where_there_is_some),
 		cmocka_unit_test(what_was_chosen_and_what_was_not_is_explained),
 		cmocka_unit_test(a_refusal_names_what_conflicts_and_what_would_fit),

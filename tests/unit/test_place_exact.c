@@ -112,6 +112,11 @@ static struct host *any_host(void)
 		any_kinds(host);
 	if (one_in(4))
 		any_pages(host);
+	for (unsigned i = 1; i <= 2; i++) {
+		struct host_device *device = array_append(&host->devices, &host->n_devices);
+		device->name = xasprintf("0000:%02u:00.0", i);
+		device->node = (int)below((unsigned)host->n_nodes);
+	}
 	unsigned holes = one_in(3) ? 4 : 12, isolated = one_in(3) ? 3 : 30;
 	hwloc_bitmap_foreach_begin(cpu, host->cpus)
 	{
@@ -220,6 +225,8 @@ static struct spec *any_spec(const struct host *host)
 	if (one_in(5))
 		fprintf(out, ", 'cputune': { 'vcpupin': { '%u': '%u' } }", below(vcpus),
 		        below((unsigned)hwloc_bitmap_weight(host->cpus)));
+	if (one_in(3))
+		fprintf(out, ", 'hostdevs': [ { 'pci': '01:00.0' }, { 'pci': '02:00.0' } ]");
 	if (!one_in(3))
 		any_guest_nodes(out, vcpus, host);
 	fclose(out);
@@ -257,6 +264,8 @@ struct rules {
 	uint64_t pools[NODES_MAX][2];
 	unsigned home[NODES_MAX];
 	unsigned slow;
+	int devices[4]; /* the node of each */
+	size_t n_devices;
 };
 
 struct cost {
@@ -424,12 +433,12 @@ static struct cost cost_of(const struct rules *r, const struct placed *at, cpus 
 			if (n != m && used(r, at, n) && used(r, at, m))
 				cost.terms[5] += r->host->nodes[n].distances[m];
 	}
-	for (size_t d = 0; d < r->host->n_devices; d++) {
+	for (size_t d = 0; d < r->n_devices; d++) {
 		unsigned least = UINT32_MAX;
 		for (unsigned m = 0; m < r->n_nodes; m++)
 			for (unsigned n = 0; n < r->n_nodes; n++)
-				if ((int)r->host->nodes[n].id == r->host->devices[d].node &&
-				    used(r, at, m) && r->host->nodes[n].distances[m] < least)
+				if ((int)r->host->nodes[n].id == r->devices[d] && used(r, at, m) &&
+				    r->host->nodes[n].distances[m] < least)
 					least = r->host->nodes[n].distances[m];
 		cost.terms[6] += least == UINT32_MAX ? 0 : least;
 	}
@@ -662,6 +671,10 @@ static void make_rules(struct rules *r, const struct spec *spec, const struct ho
 				*pool -= *pool < node->memory ? *pool : node->memory;
 			}
 	}
+	for (size_t i = 0; i < spec->n_hostdevs; i++)
+		for (size_t d = 0; d < host->n_devices; d++)
+			if (strcmp(spec->hostdevs[i].pci, host->devices[d].name) == 0)
+				r->devices[r->n_devices++] = host->devices[d].node;
 	uint64_t pages = spec->memory >> 21;
 	for (unsigned i = 0, next = 0; !spec->numa.n_nodes && i < (made ? made : 1); i++) {
 		unsigned parts = made ? made : 1, all = (unsigned)spec->max_vcpus;
