@@ -379,62 +379,103 @@ static uint64_t share_of(uint64_t total, size_t index, size_t count)
 	return total / count + (index < total % count);
 }
 
-/* Makes so many guest nodes of the VM; 0: back to none. */
-static void make_nodes(struct placing *p, size_t count)
+/* What guest memory is divided into. */
+static uint64_t grain(const struct placing *p)
+{
+	const struct spec *spec = p->spec;
+	uint64_t page =
+	    spec->backing.pages.kind == PAGES_HUGE ? spec->backing.pages.size : UINT64_C(2) << 20;
+
+	return spec->memory % page ? p->host->page_size : page;
+}
+
+/* Sizes of guest nodes, in vCPUs and in grains. */
+struct split {
+	size_t count;
+	uint64_t vcpus[FIT_UNITS_MAX], pages[FIT_UNITS_MAX];
+};
+
+static void split_evenly(const struct placing *p, size_t count, struct split *split)
+{
+	*split = (struct split){ .count = count };
+	for (size_t i = 0; i < count; i++) {
+		split->vcpus[i] = share_of(p->plan->n_vcpus, i, count);
+		split->pages[i] = share_of(p->spec->memory / grain(p), i, count);
+	}
+}
+
+/* Makes these guest nodes of the VM; of count 0: back to none. */
+static void make_nodes(struct placing *p, const struct split *split)
 {
 	const struct spec *spec = p->spec;
 	struct plan *plan = p->plan;
-	uint64_t page =
-	    spec->backing.pages.kind == PAGES_HUGE ? spec->backing.pages.size : UINT64_C(2) << 20;
 	size_t next = 0;
 
-	if (spec->memory % page)
-		page = p->host->page_size;
 	for (size_t i = 0; i < plan->n_memory; i++)
 		hwloc_bitmap_free(plan->memory[i].host_nodes);
 	free(plan->memory);
 	plan->memory = NULL;
 	plan->n_memory = 0;
-	p->made_nodes = count > 0;
+	p->made_nodes = split->count > 0;
 	for (size_t i = 0; i < plan->n_vcpus; i++)
 		plan->vcpus[i].guest_node = -1;
-	if (count == 0)
+	if (split->count == 0)
 		place_add_region(p, -1, spec->memory, spec->backing.pages, NULL, MEM_POLICY_UNSET,
 		                 false);
-	for (size_t i = 0; i < count; i++) {
-		uint64_t vcpus = share_of(plan->n_vcpus, i, count);
-		place_add_region(p, (int)i, share_of(spec->memory / page, i, count) * page,
-		                 spec->backing.pages, NULL, MEM_POLICY_UNSET, false);
-		while (vcpus--)
+	for (size_t i = 0; i < split->count; i++) {
+		place_add_region(p, (int)i, split->pages[i] * grain(p), spec->backing.pages, NULL,
+		                 MEM_POLICY_UNSET, false);
+		for (uint64_t n = split->vcpus[i]; n > 0; n--)
 			plan->vcpus[next++].guest_node = (int)i;
 	}
 }
 
-/* As few guest nodes as it takes to grant everything; if nothing does, what grants most. */
+/* Tries these guest nodes; true if they are the best so far: those that grant more than what was
+ * before. */
+static bool try_split(struct placing *p, const struct split *split, struct answer *answer)
+{
+	struct answer next = { 0 };
+
+	make_nodes(p, split);
+	try_kinds(p, &next);
+	if (!next.found ||
+	    (answer->found &&
+	     (place_cost_difference(&next.solution.cost, &answer->solution.cost) > TERM_DEGRADED ||
+	      place_cost_compare(&next.solution.cost, &answer->solution.cost) >= 0))) {
+		answer_free(&next);
+		return false;
+	}
+	answer_free(answer);
+	*answer = next;
+	return true;
+}
+
+/* As few guest nodes as it takes to grant everything, of equal size if those fit; if nothing grants
+ * all, what grants most. */
 static void try_splits(struct placing *p, struct answer *answer)
 {
 	size_t most = p->host->n_nodes < p->plan->n_vcpus ? p->host->n_nodes : p->plan->n_vcpus;
-	size_t best = 0;
+	struct split split, best = { 0 };
+	struct fit_problem whole;
 
+	place_problem(p, NULL, &whole);
 	for (size_t count = 2; count <= most && count <= FIT_UNITS_MAX && !is_granted(answer);
 	     count++) {
-		struct answer split = { 0 };
-		make_nodes(p, count);
-		try_kinds(p, &split);
-		if (split.found &&
-		    (!answer->found ||
-		     place_cost_difference(&split.solution.cost, &answer->solution.cost) <=
-		         TERM_DEGRADED) &&
-		    (!answer->found ||
-		     place_cost_compare(&split.solution.cost, &answer->solution.cost) < 0)) {
-			answer_free(answer);
-			*answer = split;
-			best = count;
-		} else {
-			answer_free(&split);
+		split_evenly(p, count, &split);
+		if (try_split(p, &split, answer)) {
+			best = split;
+			continue;
 		}
+		if (answer->found)
+			continue;
+		split = (struct split){ .count = count };
+		if (place_uneven(&whole, count, grain(p), p->spec->memory / grain(p), split.vcpus,
+		                 split.pages) &&
+		    try_split(p, &split, answer))
+			best = split;
 	}
-	make_nodes(p, best);
+	fit_problem_free(&whole);
+	make_nodes(p, &best);
 }
 
 bool place_possible(struct placing *p)
@@ -447,7 +488,7 @@ bool place_possible(struct placing *p)
 		try_splits(p, &answer);
 	possible = answer.found;
 	if (p->made_nodes)
-		make_nodes(p, 0);
+		make_nodes(p, &(struct split){ 0 });
 	return possible;
 }
 

@@ -56,6 +56,12 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 void place_available(const struct placing *p, hwloc_const_bitmap_t kind, hwloc_bitmap_t cpus);
 void place_spare(const struct placing *p, bool last, hwloc_bitmap_t cpus);
 
+/* Sizes of `count` guest nodes that some host nodes can hold together, where equal ones do not fit:
+ * as equal as they allow. `problem` has the whole VM as its one unit; the shares are zero before.
+ * False: no nodes so few have the room. */
+bool place_uneven(const struct fit_problem *problem, size_t count, uint64_t page, uint64_t pages,
+                  uint64_t *vcpu_shares, uint64_t *page_shares);
+
 /* Says in plan.why what was chosen, and why not something else. */
 void place_explain(struct placing *p, const struct fit_problem *problem,
                    const struct fit_solution *solution);

@@ -66,9 +66,9 @@ is_deeply [ grep { @{ $kernel{$_} } > 1 } sort keys %kernel ], [], 'nor anybody 
 # A claim ends with its QEMU, whatever ended that: then the next one fits.
 if (@alone) {
 	my $first = shift @alone;
-	my $pid = qemu_of($first);
-	kill KILL => $pid;
-	wait_gone($pid);
+	my @pids = (json(runtime_dir() . "/$first/state.json")->{launcher}, qemu_of($first));
+	kill KILL => @pids;
+	wait_gone($_) for @pids;
 	start_vm(spec('next', { %$small, placement => { mode => 'auto' } })) and push @alone, 'next';
 }
 my @stops = map { spawn_ancla('stop', '--force', $_) } @alone, @shared;

@@ -622,7 +622,7 @@ static void add_unit(struct rules *r, const struct spec *spec, unsigned first, u
 
 /* With `made` guest nodes that the spec leaves to placement; 0: those of the spec. */
 static void make_rules(struct rules *r, const struct spec *spec, const struct host *host,
-                       const struct claims *claims, unsigned made)
+                       const struct claims *claims, unsigned made, const struct plan *sizes)
 {
 	cpus reserve = reserved(host, spec->placement.reserve), siblings = 0;
 	cpus free = mask(host->allowed) & ~mask(claims->dedicated);
@@ -680,6 +680,12 @@ static void make_rules(struct rules *r, const struct spec *spec, const struct ho
 		unsigned parts = made ? made : 1, all = (unsigned)spec->max_vcpus;
 		unsigned mine = all / parts + (i < all % parts);
 		uint64_t memory = (pages / parts + (i < pages % parts)) << 21;
+		if (sizes) {
+			memory = sizes->memory[i].size;
+			mine = 0;
+			for (unsigned v = 0; v < all; v++)
+				mine += sizes->vcpus[v].guest_node == (int)i;
+		}
 		add_unit(r, spec, next, mine, NULL, memory, spec->backing.pages, NULL);
 		next += mine;
 	}
@@ -742,14 +748,14 @@ static bool find_best(const struct spec *spec, const struct host *host, const st
 	struct rules r;
 
 	*made = 0;
-	make_rules(&r, spec, host, claims, 0);
+	make_rules(&r, spec, host, claims, 0, NULL);
 	if (!try_all(&r, best))
 		return false;
 	if (granted(best) || spec->numa.n_nodes || r.pinned)
 		return true;
 	for (unsigned k = 2; k <= host->n_nodes && k <= (unsigned)spec->max_vcpus; k++) {
 		struct best split = { false, { { 0 } } };
-		make_rules(&r, spec, host, claims, k);
+		make_rules(&r, spec, host, claims, k, NULL);
 		if (!try_all(&r, &split))
 			return false;
 		bool more = split.found && best->found &&
@@ -838,6 +844,71 @@ static void check_emulator(const struct rules *r, const struct plan *plan, const
 			assert_int_equal(mask(r->host->cores[i].cpus) & all, 0);
 }
 
+/* Whether so many nodes have the room for a VM that is split in unequal parts. */
+static bool is_room(const struct spec *spec, const struct host *host, const struct claims *claims,
+                    unsigned nodes)
+{
+	struct rules r;
+
+	make_rules(&r, spec, host, claims, 0, NULL);
+	for (unsigned set = 0; set < 1U << r.n_nodes; set++) {
+		uint64_t vcpus = 0, pages = 0;
+		bool all = (unsigned)__builtin_popcount(set) == nodes;
+		for (unsigned n = 0; n < r.n_nodes; n++) {
+			if (!(set & 1U << n))
+				continue;
+			unsigned cpus_there = count(capacity_of(&r, r.available, n));
+			if (!r.dedicated && cpus_there)
+				cpus_there = r.units[0].vcpus;
+			all &= r.home[n] == n && cpus_there && r.pools[n][r.units[0].pool] >> 21;
+			vcpus += cpus_there;
+			pages += r.pools[n][r.units[0].pool] >> 21;
+		}
+		if (all && vcpus >= r.units[0].vcpus && pages >= spec->memory >> 21 &&
+		    r.units[0].vcpus >= nodes)
+			return true;
+	}
+	return false;
+}
+
+/* The emulator, or kinds of cores, may need more than room. */
+static bool is_only_room(const struct spec *spec, const struct host *host)
+{
+	return spec->numa.n_nodes == 0 && spec->cputune.n_vcpupin == 0 && host->n_kinds < 2 &&
+	       spec->placement.emulator != EMULATOR_ISOLATE;
+}
+
+/* No plan: nor are there nodes among which the VM could be split. */
+static void check_refusal(const struct spec *spec, const struct host *host,
+                          const struct claims *claims)
+{
+	for (unsigned k = 2; is_only_room(spec, host) && k <= host->n_nodes; k++)
+		assert_false(is_room(spec, host, claims, k));
+}
+
+/* A VM split in unequal parts: so few would not do otherwise, and they are placed best. Returns
+ * false where there is too much to try. */
+static bool check_uneven(const struct spec *spec, const struct host *host,
+                         const struct claims *claims, const struct plan *plan, unsigned even)
+{
+	struct best best = { false, { { 0 } } }, mine;
+	unsigned nodes = (unsigned)plan->n_memory;
+	struct rules r;
+
+	assert_true(!even || nodes < even);
+	for (unsigned k = 2; is_only_room(spec, host) && k <= nodes; k++)
+		assert_int_equal(is_room(spec, host, claims, k), k == nodes);
+	make_rules(&r, spec, host, claims, nodes, plan);
+	if (!try_all(&r, &best))
+		return false;
+	mine = cost_of_plan(spec, &r, plan);
+	assert_true(best.found && mine.found);
+	assert_int_equal(compare(&best.cost, &mine.cost), 0);
+	return true;
+}
+
+static unsigned uneven; /* how many there were */
+
 /* Whether there was something to compare. */
 static bool check_round(unsigned round, unsigned *placed)
 {
@@ -852,9 +923,14 @@ static bool check_round(unsigned round, unsigned *placed)
 	if (!find_best(spec, host, claims, &best, &made))
 		return false;
 	cleanup_plan struct plan *plan = place(spec, host, claims, ACCEL_KVM, &err);
+	if (plan && plan->n_memory > 1 && !spec->numa.n_nodes &&
+	    (!best.found || made != plan->n_memory)) {
+		uneven++;
+		return check_uneven(spec, host, claims, plan, best.found ? made : 0);
+	}
 	if (plan) {
 		make_rules(&r, spec, host, claims,
-		           plan->n_memory > 1 ? (unsigned)plan->n_memory : 0);
+		           plan->n_memory > 1 ? (unsigned)plan->n_memory : 0, NULL);
 		mine = cost_of_plan(spec, &r, plan);
 		assert_true(mine.found);
 		if (!spec->numa.n_nodes)
@@ -865,6 +941,8 @@ static bool check_round(unsigned round, unsigned *placed)
 	           !strstr(err.message, "placement.emulator")) {
 		return false; /* a pin that may not be, or memory that is not there */
 	}
+	if (!plan)
+		check_refusal(spec, host, claims);
 	if (best.found != !!plan || (plan && compare(&best.cost, &mine.cost) != 0)) {
 		print_terms("best", &best);
 		print_terms("plan", &mine);
@@ -888,6 +966,7 @@ static void no_placement_is_better(void **state)
 	for (unsigned round = 0; checked < HOSTS; round++)
 		checked += check_round(round, &placed);
 	assert_in_range(placed, HOSTS / 2, HOSTS);
+	assert_in_range(uneven, 50, HOSTS);
 }
 
 int main(void)
