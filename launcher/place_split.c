@@ -105,6 +105,8 @@ static void level(const uint64_t *rooms, size_t count, uint64_t total, uint64_t 
 		size_t open = 0;
 		for (size_t i = 0; i < count; i++)
 			open += shares[i] < rooms[i];
+		if (!open) /* the picked rooms are enough */
+			return;
 		uint64_t each = total / open;
 		for (size_t i = 0; i < count && total; i++) {
 			uint64_t more = rooms[i] - shares[i], fair = each ? each : 1;
