@@ -145,8 +145,50 @@ static bool same_group(const struct host_core *a, const struct host_core *b)
 	return a->node == b->node && a->l3 == b->l3 && a->kind == b->kind;
 }
 
-/* One line of the map: the cores of one node, L3 and kind. */
-static void print_group(const struct host *host, const struct host_core **cores, size_t count)
+/* Who holds the CPU, and as what: "db: vcpu 0, alone; web: emulator". NULL: nobody. */
+static char *holders(const struct claims *claims, unsigned cpu)
+{
+	char *text = NULL;
+
+	for (size_t i = 0; i < claims->count; i++) {
+		const struct claim *claim = &claims->list[i];
+		if (!hwloc_bitmap_isset(claim->cpus, cpu))
+			continue;
+		char *longer = xasprintf("%s%s%s: %s%s", text ? text : "", text ? "; " : "",
+		                         claim->vm, claim->role, claim->dedicated ? ", alone" : "");
+		free(text);
+		text = longer;
+	}
+	return text;
+}
+
+/* Who holds the CPUs of these cores; CPUs that are held alike share a line. */
+static void print_holders(const struct claims *claims, const struct host_core **cores, size_t count)
+{
+	cleanup_bitmap hwloc_bitmap_t left = xbitmap();
+	int cpu;
+
+	for (size_t i = 0; i < count; i++)
+		hwloc_bitmap_or(left, left, cores[i]->cpus);
+	while ((cpu = hwloc_bitmap_first(left)) >= 0) {
+		cleanup_free char *text = holders(claims, (unsigned)cpu);
+		cleanup_bitmap hwloc_bitmap_t alike = xbitmap();
+		for (int other = cpu; other >= 0; other = hwloc_bitmap_next(left, other)) {
+			cleanup_free char *theirs = holders(claims, (unsigned)other);
+			if (text ? theirs && strcmp(text, theirs) == 0 : !theirs)
+				hwloc_bitmap_set(alike, (unsigned)other);
+		}
+		hwloc_bitmap_andnot(left, left, alike);
+		if (!text)
+			continue;
+		cleanup_free char *list = list_or(alike, "");
+		print_paragraph("  held", "%s: %s", list, text);
+	}
+}
+
+/* One line of the map: the cores of one node, L3 and kind; and who holds what of them. */
+static void print_group(const struct host *host, const struct claims *claims,
+                        const struct host_core **cores, size_t count)
 {
 	const struct host_core *first = cores[0];
 	cleanup_free char *size = first->l3 < 0 ? NULL : round_size(host->l3s[first->l3].size);
@@ -162,6 +204,8 @@ static void print_group(const struct host *host, const struct host_core **cores,
 		paragraph_word(&out, text);
 	}
 	paragraph_end();
+	if (claims->count)
+		print_holders(claims, cores, count);
 }
 
 static int compare_groups(const void *a, const void *b)
@@ -190,8 +234,8 @@ static const struct host_core **ordered_cores(const struct host *host)
 }
 
 /* Prints the groups of one node (-1: CPUs without node) from cores[start]; returns the next. */
-static size_t print_cores(const struct host *host, const struct host_core **cores, size_t start,
-                          int node)
+static size_t print_cores(const struct host *host, const struct claims *claims,
+                          const struct host_core **cores, size_t start, int node)
 {
 	size_t end;
 
@@ -199,7 +243,7 @@ static size_t print_cores(const struct host *host, const struct host_core **core
 		for (end = start + 1; end < host->n_cores; end++)
 			if (!same_group(cores[start], cores[end]))
 				break;
-		print_group(host, cores + start, end - start);
+		print_group(host, claims, cores + start, end - start);
 	}
 	return start;
 }
@@ -293,18 +337,6 @@ static void print_summary(const struct host *host, const char *description)
 	print_paragraph("isolated", "%s", isolated);
 }
 
-static void print_claims(const struct claims *claims)
-{
-	if (claims->count)
-		puts("\nheld by");
-	for (size_t i = 0; i < claims->count; i++) {
-		const struct claim *claim = &claims->list[i];
-		cleanup_free char *cpus = list_or(claim->cpus, "none");
-		print_paragraph(claim->vm, "%s: CPUs %s, %s", claim->role, cpus,
-		                claim->dedicated ? "dedicated" : "shared");
-	}
-}
-
 static void print_legend(const struct host *host)
 {
 	if (host->n_cores < (size_t)hwloc_bitmap_weight(host->cpus))
@@ -326,14 +358,13 @@ static void print_host(const struct host *host, const struct claims *claims,
 	print_summary(host, description);
 	for (size_t i = 0; i < host->n_nodes; i++) {
 		print_node(host, &host->nodes[i]);
-		next = print_cores(host, cores, next, (int)host->nodes[i].id);
+		next = print_cores(host, claims, cores, next, (int)host->nodes[i].id);
 	}
 	if (host->n_cores && cores[0]->node < 0) {
 		puts("\nno node");
-		print_cores(host, cores, 0, -1);
+		print_cores(host, claims, cores, 0, -1);
 	}
 	print_packages(host);
-	print_claims(claims);
 	print_legend(host);
 }
 

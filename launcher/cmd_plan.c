@@ -98,7 +98,8 @@ static int print_json(const struct plan *plan, const struct command_line *line)
 
 static int run(const struct invocation *call)
 {
-	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
+	int code;
+	cleanup_spec struct spec *spec = spec_of_call(call, &code);
 	cleanup_planning struct planning planning = { 0 };
 	cleanup_claims struct claims *claims = NULL;
 	cleanup_plan struct plan *plan = NULL;
@@ -108,7 +109,7 @@ static int run(const struct invocation *call)
 	bool runs;
 
 	if (!spec)
-		return EXIT_SPEC;
+		return code;
 	if (planning_begin(&planning, spec, host, invocation_option(call, "qemu-caps"), &err) < 0 ||
 	    ledger_read_claims(host == NULL, &claims, &err) < 0)
 		return command_fail(&err);
@@ -128,6 +129,7 @@ static int run(const struct invocation *call)
 static const struct command_option options[] = {
 	OPTION_JSON,
 	{ "host", "H", "plan for this host: an hwloc XML file or a synthetic description" },
+	OPTION_RESERVE,
 	{ "qemu-caps", "FILE", "plan for a QEMU that is not here, by its recorded capabilities" },
 	{ 0 },
 };

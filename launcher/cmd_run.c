@@ -26,13 +26,14 @@ static void report(const struct vm *vm, bool quiet)
 
 static int run(const struct invocation *call)
 {
-	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
+	int code;
+	cleanup_spec struct spec *spec = spec_of_call(call, &code);
 	cleanup_error struct error err = ERROR_INIT;
 	struct launch_options options = { .terminal = -1 };
 	struct vm vm;
 
 	if (!spec)
-		return EXIT_SPEC;
+		return code;
 	options.signals = supervise_signals(&err);
 	if (options.signals < 0)
 		return command_fail(&err);
@@ -48,6 +49,7 @@ static int run(const struct invocation *call)
 }
 
 static const struct command_option options[] = {
+	OPTION_RESERVE,
 	{ "quiet", NULL, "say nothing but warnings and errors" },
 	{ 0 },
 };

@@ -137,12 +137,13 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 
 static int run(const struct invocation *call)
 {
-	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
+	int code;
+	cleanup_spec struct spec *spec = spec_of_call(call, &code);
 	cleanup_error struct error err = ERROR_INIT;
 	int ends[2], signals, result;
 
 	if (!spec)
-		return EXIT_SPEC;
+		return code;
 	signals = supervise_signals(&err);
 	if (signals < 0)
 		return command_fail(&err);
@@ -164,6 +165,8 @@ static int run(const struct invocation *call)
 	return result < 0 ? command_fail(&err) : result;
 }
 
+static const struct command_option options[] = { OPTION_RESERVE, { 0 } };
+
 const struct command cmd_start = {
 	.name = "start",
 	.arguments = "SPEC",
@@ -173,5 +176,6 @@ const struct command cmd_start = {
 	.details =
 	    "Leaves a supervisor that holds nothing of the caller's: `ancla status`, `verify` "
 	    "and\n`stop` speak to the VM from then on. \"serial\": \"stdio\" becomes a socket.",
+	.options = options,
 	.run = run,
 };

@@ -72,6 +72,8 @@ static struct host *load(const char *description, struct error *err)
 	if (!failed) {
 		host = host_new();
 		has_distances = host_topology_read(host, topology);
+		if (description)
+			host_topology_devices(host, topology);
 	}
 	hwloc_topology_destroy(topology);
 	if (failed || (!description && read_live(host, has_distances, err) < 0))
@@ -168,6 +170,9 @@ void host_free(struct host *host)
 		hwloc_bitmap_free(host->l3s[i].cpus);
 	for (size_t i = 0; i < host->n_kinds; i++)
 		hwloc_bitmap_free(host->kinds[i].cpus);
+	for (size_t i = 0; i < host->n_devices; i++)
+		free(host->devices[i].name);
+	free(host->devices);
 	free(host->packages);
 	free(host->nodes);
 	free(host->cores);

@@ -61,6 +61,12 @@ struct host_package {
 	hwloc_bitmap_t cpus;
 };
 
+/* A device whose NUMA node is known. */
+struct host_device {
+	char *name; /* PCI address, or path of a disk */
+	int node;   /* OS index */
+};
+
 struct host {
 	bool live; /* this machine; false: described by XML or a synthetic string */
 	struct host_package *packages; /* ascending by lowest PU */
@@ -73,10 +79,12 @@ struct host {
 	size_t n_l3s;
 	struct host_kind *kinds; /* empty where hwloc knows of none; may leave CPUs out */
 	size_t n_kinds;
-	hwloc_bitmap_t cpus;     /* online PUs */
-	hwloc_bitmap_t allowed;  /* CPUs that may be used; see host_allowed_cpus() */
-	hwloc_bitmap_t isolated; /* isolcpus and isolated partitions, a subset of cpus */
-	uint64_t page_size;      /* bytes of a base page */
+	hwloc_bitmap_t cpus;         /* online PUs */
+	hwloc_bitmap_t allowed;      /* CPUs that may be used; see host_allowed_cpus() */
+	hwloc_bitmap_t isolated;     /* isolcpus and isolated partitions, a subset of cpus */
+	uint64_t page_size;          /* bytes of a base page */
+	struct host_device *devices; /* PCI devices of a described machine; see host_find_pci() */
+	size_t n_devices;
 
 	/* Private: by CPU number, the index of its core and its node, -1 for none. */
 	int *core_by_cpu, *node_by_cpu;
@@ -104,6 +112,14 @@ const struct host_core *host_core_of_cpu(const struct host *host, unsigned cpu);
 
 /* Pages of that size on the node, NULL if the node has none of that size (not even total 0). */
 const struct host_pages *host_node_pages(const struct host_node *node, uint64_t size);
+
+/* Looks up the node of a PCI device, of the controller behind a disk, file or block device, of the
+ * live machine, for host_device_node(). What nobody knows is left out. */
+void host_find_pci(struct host *host, const char *address);
+void host_find_disk(struct host *host, const char *path);
+
+/* The node (OS index) of a PCI address or path; -1: not known. */
+int host_device_node(const struct host *host, const char *name);
 
 /* The host as JSON, with the keys of `ancla host --json` except "claims". The caller puts it. */
 struct json_object *host_json(const struct host *host);

@@ -25,6 +25,9 @@ void host_cache_store(const char *key, hwloc_topology_t topology);
  * Returns whether the topology has a matrix of latencies between nodes. */
 bool host_topology_read(struct host *host, hwloc_topology_t topology);
 
+/* Fills in `devices`: what hwloc knows of a described machine. */
+void host_topology_devices(struct host *host, hwloc_topology_t topology);
+
 /* Replaces memory, free memory and huge pages of every node by what the kernel says now. */
 void host_live_memory(struct host *host);
 

@@ -132,6 +132,9 @@ static int set_filters(hwloc_topology_t topology, bool live)
 
 	if (hwloc_topology_set_flags(topology, flags | HWLOC_TOPOLOGY_FLAG_NO_MEMATTRS) < 0 ||
 	    hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE) < 0 ||
+	    hwloc_topology_set_type_filter(topology, HWLOC_OBJ_PCI_DEVICE,
+	                                   live ? HWLOC_TYPE_FILTER_KEEP_NONE
+	                                        : HWLOC_TYPE_FILTER_KEEP_ALL) < 0 ||
 	    hwloc_topology_set_cache_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE) < 0 ||
 	    hwloc_topology_set_type_filter(topology, HWLOC_OBJ_L3CACHE,
 	                                   HWLOC_TYPE_FILTER_KEEP_ALL) < 0 ||

@@ -54,8 +54,8 @@ static bool has_vhost_user(const struct spec *spec)
 	return false;
 }
 
-static void add_region(struct placing *p, int guest_node, uint64_t size, struct pages pages,
-                       hwloc_const_bitmap_t host_nodes, enum mem_policy policy, bool shared)
+void place_add_region(struct placing *p, int guest_node, uint64_t size, struct pages pages,
+                      hwloc_const_bitmap_t host_nodes, enum mem_policy policy, bool shared)
 {
 	struct plan_memory *memory = array_append(&p->plan->memory, &p->plan->n_memory);
 
@@ -101,14 +101,14 @@ static void start_plan(struct placing *p, enum accel accel)
 	for (size_t i = 0; i < spec->numa.n_nodes; i++) {
 		const struct spec_node *node = &spec->numa.nodes[i];
 		unsigned vcpu;
-		add_region(p, (int)i, node->memory, node->pages, node->host_nodes, node->policy,
-		           node->shared);
+		place_add_region(p, (int)i, node->memory, node->pages, node->host_nodes,
+		                 node->policy, node->shared);
 		hwloc_bitmap_foreach_begin(vcpu, node->vcpus) plan->vcpus[vcpu].guest_node = (int)i;
 		hwloc_bitmap_foreach_end();
 	}
 	if (spec->numa.n_nodes == 0)
-		add_region(p, -1, spec->memory, spec->backing.pages, spec->backing.host_nodes,
-		           spec->backing.policy, false);
+		place_add_region(p, -1, spec->memory, spec->backing.pages, spec->backing.host_nodes,
+		                 spec->backing.policy, false);
 }
 
 /* A pin of the spec: its CPUs exist, are online, and may be used. */
@@ -160,6 +160,7 @@ static int take_pins(struct placing *p, struct error *err)
 			return -1;
 		plan->vcpus[i].cpus = xbitmap_dup(pin);
 		hwloc_bitmap_or(p->pinned, p->pinned, pin);
+		hwloc_bitmap_or(p->pinned_vcpus, p->pinned_vcpus, pin);
 	}
 	for (size_t i = 0; i < plan->n_iothreads; i++) {
 		hwloc_const_bitmap_t pin = spec_iothreadpin(spec, plan->iothreads[i].id);
@@ -201,6 +202,23 @@ void place_share_emulator(struct placing *p, hwloc_const_bitmap_t vcpus)
 	         hwloc_bitmap_first(vcpus));
 }
 
+/* A thread is counted on each CPU that it may use, and there nobody can be alone. So the emulator
+ * does not float over all that is left, but over what of it is kept for the host; unless a pinned
+ * vCPU is on a core of that. */
+static void float_on_reserve(const struct placing *p, hwloc_bitmap_t emulator,
+                             hwloc_const_bitmap_t pinned_vcpus)
+{
+	if (!hwloc_bitmap_intersects(emulator, p->reserve))
+		return;
+	for (size_t i = 0; i < p->host->n_cores; i++) {
+		hwloc_const_bitmap_t core = p->host->cores[i].cpus;
+		if (hwloc_bitmap_intersects(core, p->reserve) &&
+		    hwloc_bitmap_intersects(core, pinned_vcpus))
+			return;
+	}
+	hwloc_bitmap_and(emulator, emulator, p->reserve);
+}
+
 /* The emulator's CPUs where the spec names none: apart from every pin and vCPU if there are such
  * CPUs; else, shared, with the vCPUs that float, too, or with iothreads. Empty: there are none. */
 static void float_emulator(struct placing *p, hwloc_const_bitmap_t vcpus,
@@ -215,14 +233,16 @@ static void float_emulator(struct placing *p, hwloc_const_bitmap_t vcpus,
 	};
 	bool isolate = p->spec->placement.emulator == EMULATOR_ISOLATE;
 	cleanup_bitmap hwloc_bitmap_t cpus = floating(p);
+	hwloc_bitmap_t emulator = p->plan->emulator;
 
 	hwloc_bitmap_andnot(cpus, cpus, p->plan->siblings);
 	for (size_t i = 0; i < ARRAY_SIZE(avoid) && hwloc_bitmap_iszero(p->plan->emulator); i++) {
 		if (avoid[i][0] != vcpus && isolate)
 			continue;
-		hwloc_bitmap_andnot(p->plan->emulator, cpus, avoid[i][0]);
-		hwloc_bitmap_andnot(p->plan->emulator, p->plan->emulator, avoid[i][1]);
+		hwloc_bitmap_andnot(emulator, cpus, avoid[i][0]);
+		hwloc_bitmap_andnot(emulator, emulator, avoid[i][1]);
 	}
+	float_on_reserve(p, emulator, pinned_vcpus);
 }
 
 static int place_static_emulator(struct placing *p, hwloc_const_bitmap_t pinned_vcpus,
@@ -480,7 +500,35 @@ static void end_placing(struct placing *p)
 	plan_free(p->plan);
 	hwloc_bitmap_free(p->free);
 	hwloc_bitmap_free(p->unheld);
+	hwloc_bitmap_free(p->reserve);
 	hwloc_bitmap_free(p->pinned);
+	hwloc_bitmap_free(p->pinned_vcpus);
+}
+
+static bool is_ordinary(const struct host *host, const struct host_core *core)
+{
+	return hwloc_bitmap_intersects(core->cpus, host->allowed) &&
+	       !hwloc_bitmap_intersects(core->cpus, host->isolated);
+}
+
+/* The CPUs kept for the host: its lowest cores that may be used and are not isolated. Not said, it
+ * is one core, where there is another. The same for every VM, whoever holds what. */
+static void find_reserve(struct placing *p)
+{
+	const struct host *host = p->host;
+	int wanted = p->spec->placement.reserve;
+	size_t usable = 0;
+
+	for (size_t i = 0; i < host->n_cores; i++)
+		usable += is_ordinary(host, &host->cores[i]);
+	if (wanted == SPEC_UNSET)
+		wanted = usable > 1;
+	for (size_t i = 0; wanted > 0 && i < host->n_cores; i++)
+		if (is_ordinary(host, &host->cores[i])) {
+			hwloc_bitmap_or(p->reserve, p->reserve, host->cores[i].cpus);
+			wanted--;
+		}
+	hwloc_bitmap_and(p->reserve, p->reserve, host->allowed);
 }
 
 struct plan *place(const struct spec *spec, const struct host *host, const struct claims *claims,
@@ -493,13 +541,16 @@ struct plan *place(const struct spec *spec, const struct host *host, const struc
 		.plan = plan_new(),
 		.free = xbitmap_dup(host->allowed),
 		.unheld = xbitmap_dup(host->allowed),
+		.reserve = xbitmap(),
 		.pinned = xbitmap(),
+		.pinned_vcpus = xbitmap(),
 	};
 
 	if (claims) {
 		hwloc_bitmap_andnot(p.free, p.free, claims->dedicated);
 		hwloc_bitmap_andnot(p.unheld, p.free, claims->shared);
 	}
+	find_reserve(&p);
 	start_plan(&p, accel);
 	if (take_pins(&p, err) < 0 || isolate_pins(&p, err) < 0)
 		return NULL;

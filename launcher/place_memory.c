@@ -261,21 +261,26 @@ static int check_nodes_exist(const struct placing *p, const struct plan_memory *
 	return 0;
 }
 
-/* Huge pages that may be plain ones: the spec prefers them and there are too few. */
-static void degrade(struct placing *p, size_t index)
+void place_degrade(struct placing *p, size_t index, const char *message)
 {
 	struct plan_memory *region = &p->plan->memory[index];
-	struct shortage shortage = find_shortage(p, index);
-	cleanup_free char *message = shortage.message;
 
-	if (region->pages != PAGES_HUGE || !message)
-		return;
 	plan_warn(p->plan, "%s; plain pages are used instead (strictness.hugepages is prefer)",
 	          message);
 	region->pages = PAGES_PLAIN;
 	region->page_size = p->host->page_size;
 	if (region->backing == BACKING_PATH)
 		region->backing = BACKING_MEMFD;
+}
+
+/* Huge pages that may be plain ones: the spec prefers them and there are too few. */
+static void degrade(struct placing *p, size_t index)
+{
+	struct shortage shortage = find_shortage(p, index);
+	cleanup_free char *message = shortage.message;
+
+	if (p->plan->memory[index].pages == PAGES_HUGE && message)
+		place_degrade(p, index, message);
 }
 
 static bool has_cpus(const struct placing *p, const struct plan_memory *region)

@@ -52,7 +52,13 @@ int planning_begin(struct planning *planning, const struct spec *spec, const cha
                    const char *caps_file, struct error *err)
 {
 	planning->host = host_load(host, err);
-	return planning->host ? load_caps(planning, spec, caps_file, err) : -1;
+	if (!planning->host)
+		return -1;
+	for (size_t i = 0; i < spec->n_hostdevs; i++)
+		host_find_pci(planning->host, spec->hostdevs[i].pci);
+	for (size_t i = 0; i < spec->n_disks; i++)
+		host_find_disk(planning->host, spec->disks[i].file);
+	return load_caps(planning, spec, caps_file, err);
 }
 
 void planning_end(struct planning *planning)

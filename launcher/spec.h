@@ -181,6 +181,7 @@ struct spec {
 		enum cpu_policy cpu_policy;    /* resolved: SHARED or DEDICATED */
 		enum smt_policy smt;           /* UNSET: not said */
 		enum emulator_policy emulator; /* UNSET: not said */
+		int reserve;                   /* cores kept for the host; SPEC_UNSET */
 	} placement;
 
 	struct {

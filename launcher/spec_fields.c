@@ -349,6 +349,9 @@ static const struct field placement_rows[] = {
 	ENUM("emulator", "emulator threads apart from the vCPUs, or with them",
 	     .absent = "isolate with dedicated CPUs, if one is left", SPEC(placement.emulator),
 	     .values = emulator_values),
+	INTEGER("reserve", "cores kept for the host: automatic vCPUs stay off them",
+	        .absent = "1, where there is another", SPEC(placement.reserve), .unset = SPEC_UNSET,
+	        .min = 0, .max = VCPUS_MAX),
 };
 static const struct field_table placement_table = TABLE(placement_rows, struct spec);
 
@@ -398,7 +401,8 @@ static const struct field cputune_rows[] = {
 	    .absent = "static: the allowed CPUs less other pins", SPEC(cputune.vcpupin),
 	    COUNT(struct spec, cputune.n_vcpupin), .max = VCPUS_MAX, .table = &vcpupin_table),
 	CPUS("emulatorpin", "host CPUs of QEMU's other threads",
-	     .absent = "static: the allowed CPUs less other pins", SPEC(cputune.emulatorpin)),
+	     .absent = "static: those kept for the host, else the allowed ones, less other pins",
+	     SPEC(cputune.emulatorpin)),
 	MAP("iothreadpin", "host CPUs of each iothread", .absent = "the emulator's CPUs",
 	    SPEC(cputune.iothreadpin), COUNT(struct spec, cputune.n_iothreadpin), .max = 1024,
 	    .table = &iothreadpin_table),

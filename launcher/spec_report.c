@@ -1,6 +1,9 @@
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "spec_report.h"
+#include "util.h"
 
 #define ERRORS_SHOWN 100
 
@@ -23,4 +26,37 @@ struct spec *spec_load_or_report(const char *path)
 		fprintf(stderr, "%s: ... and %zu more\n", path, errors.count - ERRORS_SHOWN);
 	spec_errors_free(&errors);
 	return spec;
+}
+
+/* No machine has more cores. */
+#define RESERVE_MAX 65536
+
+/* --reserve; false: it is no number of cores. */
+static bool take_reserve(const struct invocation *call, struct spec *spec)
+{
+	const char *text = invocation_option(call, "reserve");
+	char *end;
+	long cores;
+
+	if (!text)
+		return true;
+	errno = 0;
+	cores = strtol(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || errno || cores > RESERVE_MAX) {
+		fprintf(stderr, "ancla %s: --reserve takes a number of cores, not \"%s\"\n",
+		        call->command->name, text);
+		return false;
+	}
+	spec->placement.reserve = (int)cores;
+	return true;
+}
+
+struct spec *spec_of_call(const struct invocation *call, int *code)
+{
+	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
+
+	*code = spec ? EXIT_USAGE : EXIT_SPEC;
+	if (!spec || !take_reserve(call, spec))
+		return NULL;
+	return take_pointer(&spec);
 }

@@ -9,6 +9,7 @@ use Test::More;
 
 my $ancla = $ENV{ANCLA} // 'build/ancla';
 my $folder = $ENV{TOPOLOGIES} // '../shared/topologies';
+$folder =~ s{/given/?$}{};
 my $facts_file = "$folder/facts-given.json";
 
 plan skip_all => "no $facts_file: the machines' topologies are not here" unless -e $facts_file;

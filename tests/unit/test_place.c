@@ -32,9 +32,9 @@ static void without_pins_static_floats_beside_the_pins(void **state)
 
 	(void)state;
 	assert_set(plan->vcpus[1].cpus, "0-1,4-7");
-	assert_set(plan->emulator, "0-1,4-7");
+	assert_set(plan->emulator, "0-1"); /* of these, what is kept for the host */
 	assert_set(plan->iothreads[0].cpus, "2");
-	assert_set(plan->iothreads[1].cpus, "0-1,4-7");
+	assert_set(plan->iothreads[1].cpus, "0-1");
 	assert_int_equal(plan->vcpus[1].host_node, -1);
 	assert_int_equal(plan->cpu_policy, CPU_POLICY_SHARED);
 }
@@ -101,7 +101,7 @@ static void isolated_cpus_are_for_pins_of_one_cpu(void **state)
 	    planned("'vcpus': 2, 'cputune': { 'vcpupin': { '0': '4' } }", host, NULL);
 	assert_set(plan->vcpus[0].cpus, "4");
 	assert_set(plan->vcpus[1].cpus, "0-3");
-	assert_set(plan->emulator, "0-3");
+	assert_set(plan->emulator, "0-1");
 	cleanup_plan struct plan *automatic =
 	    planned("'vcpus': 2, 'placement': { 'mode': 'auto' }", host, NULL);
 	assert_int_equal(hwloc_bitmap_weight(automatic->vcpus[0].cpus), 1);
@@ -205,10 +205,12 @@ static void isolate_needs_siblings_that_are_ours(void **state)
 	    "'placement': { 'smt': 'isolate' }, 'cputune': { 'vcpupin': { '0': '4' } }", host, NULL,
 	    "isolate|CPU 5|sibling");
 	cleanup_plan struct plan *plan =
-	    planned("'vcpus': 1, 'placement': { 'mode': 'auto', 'smt': 'isolate' }", host, NULL);
+	    planned("'vcpus': 1, 'placement': { 'mode': 'auto', 'smt': 'isolate', 'reserve': 0 }",
+	            host, NULL);
 	assert_set(plan->vcpus[0].cpus, "0");
-	assert_not_planned("'vcpus': 2, 'placement': { 'mode': 'auto', 'smt': 'isolate' }", host,
-	                   NULL, "node 0: 1 CPUs|node 1: 0 CPUs");
+	assert_not_planned(
+	    "'vcpus': 2, 'placement': { 'mode': 'auto', 'smt': 'isolate', 'reserve': 0 }", host,
+	    NULL, "node 0: 1 CPUs|node 1: 0 CPUs");
 }
 
 /* The claims of a VM that another plan gives. */
@@ -265,11 +267,79 @@ static void what_others_share_is_not_given_out_alone(void **state)
 	                   "'cputune': { 'vcpupin': { '0': '6' }, 'emulatorpin': '0' }",
 	                   host, claims, "idle sibling needs CPUs 7 alone|emulator");
 	cleanup_plan struct plan *automatic =
-	    planned("'vcpus': 2, 'placement': { 'mode': 'auto' }", host, claims);
+	    planned("'vcpus': 2, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, claims);
 	assert_set(automatic->vcpus[0].cpus, "0");
 	assert_set(automatic->vcpus[1].cpus, "1");
-	assert_not_planned("'vcpus': 6, 'placement': { 'mode': 'auto' }", host, claims,
-	                   "node 0: 4 CPUs|node 1: 0 CPUs");
+	/* CPU 6 is free, its sibling is not: it is taken only when nothing else is left. */
+	cleanup_plan struct plan *all = planned(
+	    "'vcpus': 5, 'placement': { 'mode': 'auto', 'reserve': 0 }, 'numa': { 'nodes': "
+	    "[ { 'vcpus': '0-3', 'memory': '512MiB' }, { 'vcpus': '4', 'memory': '512MiB' } "
+	    "] }",
+	    host, claims);
+	assert_set(all->vcpus[4].cpus, "6");
+	assert_not_planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'reserve': 0 }", host,
+	                   claims, "node 0: 4 CPUs|node 1: 1 CPUs");
+}
+
+static void a_floating_emulator_is_on_what_is_kept_for_the_host(void **state)
+{
+	cleanup_host struct host *host = host_of(SMT_HOST);
+	cleanup_claims struct claims *claims =
+	    held_by("'vcpus': 1, 'cputune': { 'vcpupin': { '0': '4' } }", host);
+	cleanup_claims struct claims *beside =
+	    held_by("'vcpus': 1, 'cputune': { 'vcpupin': { '0': '1' } }", host);
+
+	(void)state;
+	assert_set(claims->shared, "0-1,4");
+	/* Not beside a pinned vCPU. */
+	assert_set(beside->shared, "0-7");
+	cleanup_plan struct plan *plan = planned(
+	    "'vcpus': 2, 'placement': { 'cpu-policy': 'dedicated' }, 'cputune': { 'vcpupin': "
+	    "{ '0': '2', '1': '6' } }",
+	    host, claims);
+	assert_set(plan->emulator, "0-1");
+	/* Automatic vCPUs stay off it, and pins may name it. */
+	cleanup_plan struct plan *pinned = planned(
+	    "'vcpus': 2, 'placement': { 'mode': 'auto' }, 'cputune': { 'vcpupin': { '0': '0' } }",
+	    host, NULL);
+	assert_set(pinned->vcpus[0].cpus, "0");
+	assert_set(pinned->vcpus[1].cpus, "2");
+}
+
+static void a_vm_is_near_its_devices(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:4(memory=8589934592) core:4 pu:1");
+	struct host_device *device = array_append(&host->devices, &host->n_devices);
+
+	(void)state;
+	*device = (struct host_device){ xstrdup("0000:3b:00.0"), 2 };
+	cleanup_plan struct plan *plan =
+	    planned("'vcpus': 2, 'hostdevs': [ { 'pci': '3b:00.0' } ]", host, NULL);
+	assert_int_equal(plan->vcpus[0].host_node, 2);
+	cleanup_plan struct plan *unknown =
+	    planned("'vcpus': 2, 'hostdevs': [ { 'pci': '3c:00.0' } ]", host, NULL);
+	assert_int_equal(unknown->vcpus[0].host_node, 0);
+}
+
+static void kinds_of_cores_are_not_mixed(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:8 pu:1");
+
+	(void)state;
+	for (int k = 0; k < 2; k++) {
+		struct host_kind *kind = array_append(&host->kinds, &host->n_kinds);
+		*kind = (struct host_kind){ list(k ? "0-3" : "4-7"), k };
+	}
+	cleanup_plan struct plan *fast = planned("'vcpus': 3", host, NULL);
+	assert_set(fast->vcpus[0].cpus, "1");
+	cleanup_plan struct plan *slow = planned("'vcpus': 4", host, NULL);
+	assert_set(slow->vcpus[0].cpus, "4");
+	assert_not_planned("'vcpus': 5", host, NULL, "cores of one kind");
+	cleanup_plan struct plan *told = planned(
+	    "'vcpus': 6, 'placement': { 'mode': 'auto' }, 'cputune': { 'vcpupin': { '0': '1', "
+	    "'1': '7' } }",
+	    host, NULL);
+	assert_int_equal(hwloc_bitmap_weight(told->vcpus[5].cpus), 1);
 }
 
 static void memory_goes_where_there_is_some(void **state)
@@ -282,11 +352,58 @@ static void memory_goes_where_there_is_some(void **state)
 	                   "node 1|has no memory|0");
 	assert_not_planned("'memory-backing': { 'host-nodes': '0,7' }", host, NULL,
 	                   "node 7|does not exist|0");
-	assert_not_planned("'vcpus': 5, 'placement': { 'mode': 'auto' }", host, NULL,
-	                   "node 0: 4 CPUs|node 1: 4 CPUs");
-	hwloc_bitmap_zero(host->nodes[0].cpus); /* memory only */
+	/* Nodes without memory use that of the nearest that has some. */
+	cleanup_plan struct plan *plan =
+	    planned("'vcpus': 5, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, NULL);
+	assert_set(plan->memory[0].host_nodes, "0");
+	assert_set(plan->memory[1].host_nodes, "0");
+	assert_not_planned("'vcpus': 9, 'placement': { 'mode': 'auto', 'reserve': 0 }", host, NULL,
+	                   "nodes 0-1: 4 CPUs");
+	host->nodes[0].memory = host->nodes[0].free = 0;
 	assert_not_planned("'placement': { 'mode': 'auto' }", host, NULL,
-	                   "node 0: 0 CPUs|node 1: 0B of plain pages free, 1GiB needed");
+	                   "0B of plain pages free, 1GiB needed");
+}
+
+static void what_was_chosen_and_what_was_not_is_explained(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:4(memory=8589934592) core:4 pu:2");
+	static const char *const lines[] = {
+		"the VM: host node 0, with 6 CPUs free for 4 vCPUs",
+		"runner-up: host node 1; lost on CPUs left over on its nodes: 4, not 2",
+		"rejected: host nodes 1-2: fits; lost on CPUs left over on its nodes: 4, not 2",
+		"rejected: host node 3: 2GiB of plain pages free, 4GiB needed",
+		"emulator: CPU 6, off the vCPUs' cores",
+	};
+	cleanup_spec struct spec *spec = spec_of("'vcpus': 4");
+	cleanup_error struct error err = ERROR_INIT;
+
+	(void)state;
+	spec->memory = UINT64_C(4) << 30;
+	host->nodes[3].free = UINT64_C(2) << 30;
+	cleanup_plan struct plan *plan = place(spec, host, NULL, ACCEL_KVM, &err);
+	assert_non_null(plan);
+	assert_int_equal(plan->n_why, ARRAY_SIZE(lines));
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
+		assert_string_equal(plan->why[i], lines[i]);
+}
+
+static void a_refusal_names_what_conflicts_and_what_would_fit(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:7 pu:2");
+	cleanup_host struct host *small = host_of("numa:1(memory=8589934592) core:2 pu:1");
+
+	(void)state;
+	assert_not_planned("'vcpus': 8, 'placement': { 'smt': 'isolate' }", host, NULL,
+	                   "node 0: 6 CPUs free on cores of their own, 8 needed|"
+	                   "8 dedicated vCPUs and smt: isolate cannot be had together|"
+	                   "6 vCPUs fit on node 0; 8 need `smt: prefer`");
+	assert_not_planned("'vcpus': 13", host, NULL,
+	                   "13 dedicated vCPUs and the CPUs kept for the host cannot|"
+	                   "12 vCPUs fit on node 0; 13 need `--reserve 0`");
+	assert_not_planned("'vcpus': 2, 'placement': { 'mode': 'auto', 'emulator': 'isolate' }",
+	                   small, NULL,
+	                   "emulator: isolate cannot be had together|1 vCPU fits on node 0");
+	assert_not_planned("'vcpus': 15", host, NULL, "15 dedicated vCPUs are more than");
 }
 
 /* Reserves huge pages on a node of the host. */
@@ -358,7 +475,8 @@ static void shared_guest_nodes_spread_over_host_nodes(void **state)
 {
 	cleanup_host struct host *host = host_of(SMT_HOST);
 	cleanup_plan struct plan *plan =
-	    planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'cpu-policy': 'shared' }, "
+	    planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'cpu-policy': 'shared', "
+	            "'reserve': 0 }, "
 	            "'numa': { 'nodes': [ { 'vcpus': '0-2', 'memory': '512MiB' }, "
 	            "{ 'vcpus': '3-5', 'memory': '512MiB' } ] }",
 	            host, NULL);
@@ -616,7 +734,12 @@ int main(void)
 		cmocka_unit_test(isolate_needs_siblings_that_are_ours),
 		cmocka_unit_test(what_others_hold_alone_is_given_to_nobody),
 		cmocka_unit_test(what_others_share_is_not_given_out_alone),
+		cmocka_unit_test(a_floating_emulator_is_on_what_is_kept_for_the_host),
+		cmocka_unit_test(a_vm_is_near_its_devices),
+		cmocka_unit_test(kinds_of_cores_are_not_mixed),
 		cmocka_unit_test(memory_goes_where_there_is_some),
+		cmocka_unit_test(what_was_chosen_and_what_was_not_is_explained),
+		cmocka_unit_test(a_refusal_names_what_conflicts_and_what_would_fit),
 		cmocka_unit_test(huge_pages_are_counted_by_node_and_size),
 		cmocka_unit_test(memory_that_is_not_filled_may_be_short),
 		cmocka_unit_test(shared_guest_nodes_spread_over_host_nodes),
