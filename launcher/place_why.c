@@ -307,14 +307,14 @@ static char *fewer_vcpus(const struct placing *p)
 	return text;
 }
 
-/* What would do: fewer vCPUs, or one demand less. */
-static char *nearest(const struct placing *p, unsigned made)
+/* What would do: fewer vCPUs, or one demand less; only one of the conflict can be enough. */
+static char *nearest(const struct placing *p, unsigned conflict)
 {
 	cleanup_free char *fewer = fewer_vcpus(p);
 	unsigned enough = 0;
 
 	for (enum demand demand = 0; demand < N_DEMANDS; demand++)
-		if ((made & 1U << demand) && possible_without(p, 1U << demand))
+		if ((conflict & 1U << demand) && possible_without(p, 1U << demand))
 			enough |= 1U << demand;
 	cleanup_free char *without = enough ? list_demands(enough, "", " or ", true) : NULL;
 	if (fewer && without)
@@ -369,7 +369,7 @@ int place_refuse(struct placing *p, const struct fit_problem *problem, struct er
 	cleanup_free char *first =
 	    xasprintf("%zu %svCPUs", p->plan->n_vcpus, problem->dedicated ? "dedicated " : "");
 	cleanup_free char *what = list_demands(conflict, first, " and ", false);
-	cleanup_free char *instead = nearest(p, made);
+	cleanup_free char *instead = nearest(p, conflict);
 
 	return error_set(err, EXIT_GRANT, "%s; %s %s; %s", reasons, what,
 	                 conflict ? "cannot be had together" : "are more than this host can give",
