@@ -16,8 +16,9 @@
 /* A QEMU that is killed is gone within this time, or something is badly wrong. */
 #define KILL_LIMIT_MS 5000
 
-/* A dying QEMU lets go of its lock after its memory, within this time. */
-#define DYING_LIMIT_MS 5000
+/* A dying QEMU lets go of its lock after its memory, within this time; a process that it left
+ * behind may keep it. */
+#define DYING_LIMIT_MS 1000
 
 /* How long the ledger may be locked by others. */
 #define LOCK_LIMIT_MS 10000
@@ -194,7 +195,7 @@ static bool is_orphan(const struct vm_dir *vm)
 	cleanup_vm_state struct vm_state state = { 0 };
 	cleanup_error struct error ignored = ERROR_INIT;
 
-	if (vm_read_state(vm, &state, &ignored) < 0)
+	if (vm_read_state(vm, &state, &ignored) < 0 || state.qemu <= 0)
 		return false;
 	cleanup_close int launcher = kernel_pidfd(state.launcher, state.launcher_start);
 	cleanup_close int qemu = kernel_pidfd(state.qemu, state.qemu_start);
