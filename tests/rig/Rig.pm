@@ -139,6 +139,9 @@ sub scaled {
 		$each = $cores if $cores < $each;
 	}
 	$each = 4 if $each > 4;
+	# A core kept for the host would be a whole node here.
+	$spec->{placement}{reserve} = 0
+		if ($spec->{placement}{mode} // 'auto') eq 'auto' && !$spec->{cputune} && grep { @{ $_->{cpus} } <= 2 } @nodes[0 .. $groups - 1];
 	$each-- if ($spec->{placement}{smt} // '') eq 'isolate' && $each > 1; # a core for the emulator
 	my %node_of = map { $_ => $nodes[$_ < @nodes ? $_ : $#nodes]{id} } 0 .. 7;
 	my $total = $spec->{vcpus} = $each * $groups;

@@ -7,7 +7,12 @@
 
 #include <stdio.h>
 
+/* A sanitizer makes the search twenty times as slow; it looks for other mistakes. */
+#ifdef __SANITIZE_ADDRESS__
+#define HOSTS 1000
+#else
 #define HOSTS 10000
+#endif
 #define TRIES_MAX 15000 /* placements of one guest that are worth trying */
 
 static uint64_t seed = 19470101;
@@ -966,7 +971,7 @@ static void no_placement_is_better(void **state)
 	for (unsigned round = 0; checked < HOSTS; round++)
 		checked += check_round(round, &placed);
 	assert_in_range(placed, HOSTS / 2, HOSTS);
-	assert_in_range(uneven, 50, HOSTS);
+	assert_in_range(uneven, HOSTS / 200, HOSTS);
 }
 
 int main(void)
