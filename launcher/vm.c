@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -14,8 +15,14 @@ int vm_died(struct vm *vm, const char *doing, struct error *err)
 	cleanup_free char *how = spawn_describe(status);
 	cleanup_free char *words = vm_last_words(&vm->dir);
 
-	return error_set(err, EXIT_FAILED, "QEMU %s %s%s%s", how, doing,
-	                 *words ? "; its last words: " : ", without a word", words);
+	/* What KVM refuses in spite of its promises, nested KVM above all, QEMU answers so. */
+	bool refused = vm->plan && vm->plan->accel == ACCEL_KVM && WIFSIGNALED(status) &&
+	               WTERMSIG(status) == SIGABRT;
+	return error_set(err, EXIT_FAILED, "QEMU %s %s%s%s%s", how, doing,
+	                 *words ? "; its last words: " : ", without a word", words,
+	                 refused ? "; if KVM cannot give this CPU here, try another cpu.mode or "
+	                           "cpu.features, or \"qemu\": {\"accel\": \"tcg\"}"
+	                         : "");
 }
 
 int vm_qmp_failed(struct vm *vm, const struct qmp_error *qmp_error, const char *doing,

@@ -164,6 +164,8 @@ subtest 'what the host cannot grant' => sub {
 		qr/nosuchbridge|tap|tun/;
 	fails 'a PCI device that is not there', spec('grant', { hostdevs => [ { pci => '0000:ff:1f.7' } ] }), 4,
 		qr/no PCI device 0000:ff:1f\.7/;
+	fails 'KVM that QEMU fails on', spec('grant', { qemu => { accel => 'kvm', binary => wrapper('aborts', 'kill -ABRT $$') } }), 1,
+		qr/killed by SIGABRT.*try another cpu\.mode or cpu\.features, or "qemu": \{"accel": "tcg"\}/ unless kvm_missing();
 	fails 'KVM that is none', spec('grant', { qemu => { accel => 'kvm' } }), 4, qr{/dev/kvm.*not KVM}, {},
 		qw(unshare -m sh -c), 'mount --bind /dev/null /dev/kvm && exec "$@"', 'sh' if -e '/dev/kvm';
 };
