@@ -217,7 +217,13 @@ struct sharing {
 	weight best;        /* of the best choice so far */
 	unsigned *best_amounts;
 	bool *apart; /* by unit: it, or one after it, tells groups apart */
+	unsigned long steps;
 };
+
+/* Ways to share a node's groups among its guest nodes that are looked at, once there is one: a
+ * second's worth. Beyond, the best so far is taken: only many guest nodes on one host node with
+ * many groups come here. */
+#define STEPS_MAX 20000
 
 static weight sharing_rest(const struct sharing *s)
 {
@@ -294,6 +300,9 @@ static void share_unit(struct sharing *s, size_t unit, weight l3)
 
 	if (l3 + weigh(s->least_l3[unit], 0, 0, 0, 0) + s->rest >= s->best)
 		return;
+	/* With an answer at hand, the ledger is not kept from others for ever. */
+	if (++s->steps > STEPS_MAX && s->best != NO_WEIGHT)
+		return;
 	if (unit == f->n_units) {
 		weight rest = sharing_rest(s);
 		if (rest == NO_WEIGHT || l3 + rest >= s->best)
@@ -334,7 +343,7 @@ static weight share(const struct filling *f, unsigned *amounts)
 	cleanup_free unsigned *least = xcalloc(f->n_units + 1, sizeof(*least));
 	cleanup_free unsigned *rooms = xcalloc(groups, sizeof(*rooms));
 	cleanup_free bool *apart = xcalloc(f->n_units + 1, sizeof(*apart));
-	struct sharing s = { f, total, now, least, 0, NO_WEIGHT, amounts, apart };
+	struct sharing s = { f, total, now, least, 0, NO_WEIGHT, amounts, apart, 0 };
 	unsigned vcpus = 0;
 
 	for (size_t j = 0; j < groups; j++)

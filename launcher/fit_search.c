@@ -665,7 +665,7 @@ static void prepare(struct searching *s)
 	}
 	for (size_t c = 0; c < n_classes; c++) {
 		s->strides[c] = states;
-		if (states < TABLE_MAX)
+		if (states <= TABLE_MAX)
 			states *= s->counts[c] + 1;
 	}
 	if (states * n_nodes <= TABLE_MAX) {

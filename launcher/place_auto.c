@@ -228,8 +228,9 @@ static bool has_rank(const struct placing *p, const struct fit_solution *solutio
 
 	if (hwloc_bitmap_isset(vcpus, cpu) || hwloc_bitmap_isset(p->plan->siblings, cpu))
 		return false;
+	/* On another node, a vCPU's sibling is none: that was ranked behind. */
 	if (solution->emulator_node == SIZE_MAX)
-		return true;
+		return solution->cost.terms[TERM_EMULATOR] != EMULATOR_FAR || off;
 	if (!hwloc_bitmap_isset(p->host->nodes[solution->emulator_node].cpus, cpu))
 		return false;
 	return off || solution->cost.terms[TERM_EMULATOR] == EMULATOR_SIBLING;
