@@ -220,10 +220,10 @@ struct sharing {
 	unsigned long steps;
 };
 
-/* Ways to share a node's groups among its guest nodes that are looked at, once there is one: a
- * second's worth. Beyond, the best so far is taken: only many guest nodes on one host node with
- * many groups come here. */
-#define STEPS_MAX 20000
+/* Ways to share a node's groups among its guest nodes that are looked at, once there is one.
+ * Beyond, the best so far is taken: only many guest nodes on one host node with many groups come
+ * here, whose nodes are still the best; the L3 groups may not be. */
+#define STEPS_MAX 2000
 
 static weight sharing_rest(const struct sharing *s)
 {
