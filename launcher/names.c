@@ -14,6 +14,8 @@ NAMES(names_cpu_policy, [CPU_POLICY_UNSET] = "unset", [CPU_POLICY_SHARED] = "sha
       [CPU_POLICY_DEDICATED] = "dedicated");
 NAMES(names_smt, [SMT_UNSET] = "unset", [SMT_PREFER] = "prefer", [SMT_ISOLATE] = "isolate",
       [SMT_REQUIRE] = "require");
+NAMES(names_emulator, [EMULATOR_UNSET] = "unset", [EMULATOR_SHARE] = "share",
+      [EMULATOR_ISOLATE] = "isolate");
 NAMES(names_scheduler, [SCHED_UNSET] = "other", [SCHED_OF_OTHER] = "other",
       [SCHED_OF_BATCH] = "batch", [SCHED_OF_IDLE] = "idle", [SCHED_OF_FIFO] = "fifo",
       [SCHED_OF_RR] = "rr");

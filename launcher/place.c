@@ -78,6 +78,7 @@ static void start_plan(struct placing *p, enum accel accel)
 	plan->accel = accel;
 	plan->cpu_policy = spec->placement.cpu_policy;
 	plan->smt = spec->placement.smt == SMT_UNSET ? SMT_PREFER : spec->placement.smt;
+	plan->emulator_policy = spec->placement.emulator;
 	plan->vcpus_online = spec->vcpus;
 	plan->locked = spec->backing.locked;
 	plan->pages_required = spec->strictness.hugepages == STRICTNESS_REQUIRE;
@@ -111,41 +112,6 @@ static void start_plan(struct placing *p, enum accel accel)
 		                 spec->backing.policy, false);
 }
 
-/* A pin of the spec: its CPUs exist, are online, and may be used. */
-static int check_pin(const struct placing *p, const char *what, hwloc_const_bitmap_t cpus,
-                     struct error *err)
-{
-	cleanup_bitmap hwloc_bitmap_t missing = xbitmap();
-	cleanup_free char *allowed = cpulist_format(p->host->allowed);
-	cleanup_free char *online = cpulist_format(p->host->cpus);
-	cleanup_free char *wanted = cpulist_format(cpus);
-
-	hwloc_bitmap_andnot(missing, cpus, p->host->cpus);
-	cleanup_free char *absent = cpulist_format(missing);
-	if (!hwloc_bitmap_iszero(missing))
-		return error_set(err, EXIT_GRANT,
-		                 "%s is pinned to CPUs %s, but the host has no CPU %s online "
-		                 "(online: %s); name CPUs of that list",
-		                 what, wanted, absent, online);
-	hwloc_bitmap_andnot(missing, cpus, p->host->allowed);
-	cleanup_free char *denied = cpulist_format(missing);
-	if (!hwloc_bitmap_iszero(missing))
-		return error_set(err, EXIT_GRANT,
-		                 "%s is pinned to CPUs %s, but CPU %s may not be used by this "
-		                 "process (allowed: %s); widen its cpuset or affinity, or pin "
-		                 "elsewhere",
-		                 what, wanted, denied, allowed);
-	if (hwloc_bitmap_weight(cpus) > 1 && hwloc_bitmap_intersects(cpus, p->host->isolated)) {
-		cleanup_free char *isolated = cpulist_format(p->host->isolated);
-		return error_set(err, EXIT_GRANT,
-		                 "%s is pinned to CPUs %s, of which some are isolated (%s): the "
-		                 "kernel does not balance there and the thread would stay on the "
-		                 "first one; pin it to one CPU",
-		                 what, wanted, isolated);
-	}
-	return 0;
-}
-
 static int take_pins(struct placing *p, struct error *err)
 {
 	const struct spec *spec = p->spec;
@@ -156,7 +122,7 @@ static int take_pins(struct placing *p, struct error *err)
 		cleanup_free char *what = xasprintf("vCPU %zu", i);
 		if (!pin)
 			continue;
-		if (check_pin(p, what, pin, err) < 0)
+		if (place_check_pin(p->host, what, pin, err) < 0)
 			return -1;
 		plan->vcpus[i].cpus = xbitmap_dup(pin);
 		hwloc_bitmap_or(p->pinned, p->pinned, pin);
@@ -167,13 +133,13 @@ static int take_pins(struct placing *p, struct error *err)
 		cleanup_free char *what = xasprintf("iothread %s", plan->iothreads[i].id);
 		if (!pin)
 			continue;
-		if (check_pin(p, what, pin, err) < 0)
+		if (place_check_pin(p->host, what, pin, err) < 0)
 			return -1;
 		plan->iothreads[i].cpus = xbitmap_dup(pin);
 		hwloc_bitmap_or(p->pinned, p->pinned, pin);
 	}
 	if (spec->cputune.emulatorpin) {
-		if (check_pin(p, "the emulator", spec->cputune.emulatorpin, err) < 0)
+		if (place_check_pin(p->host, "the emulator", spec->cputune.emulatorpin, err) < 0)
 			return -1;
 		plan->emulator = xbitmap_dup(spec->cputune.emulatorpin);
 		hwloc_bitmap_or(p->pinned, p->pinned, plan->emulator);
@@ -306,195 +272,6 @@ int place_static(struct placing *p, struct error *err)
 	return place_static_emulator(p, pinned_vcpus, err);
 }
 
-/* A real-time vCPU never shares a CPU: not with another vCPU (one spins, the other never runs), not
- * with the emulator or an iothread (which it waits for). */
-static int check_realtime(const struct plan *plan, struct error *err)
-{
-	for (size_t i = 0; i < plan->n_vcpus; i++) {
-		const struct plan_vcpu *vcpu = &plan->vcpus[i];
-		const char *scheduler = scheduler_name(vcpu->sched.scheduler);
-		cleanup_free char *cpus = cpulist_format(vcpu->cpus);
-		if (!sched_is_realtime(vcpu->sched))
-			continue;
-		for (size_t j = 0; j < plan->n_vcpus; j++) {
-			cleanup_free char *others = cpulist_format(plan->vcpus[j].cpus);
-			if (j != i && hwloc_bitmap_intersects(vcpu->cpus, plan->vcpus[j].cpus))
-				return error_set(
-				    err, EXIT_GRANT,
-				    "vCPU %zu runs %s on CPUs %s and would starve vCPU "
-				    "%zu on %s; give each a CPU of its own",
-				    i, scheduler, cpus, j, others);
-		}
-		if (hwloc_bitmap_intersects(vcpu->cpus, plan->emulator)) {
-			cleanup_free char *emulator = cpulist_format(plan->emulator);
-			return error_set(
-			    err, EXIT_GRANT,
-			    "vCPU %zu runs %s on CPUs %s and would starve the emulator "
-			    "threads on %s, which it waits for; pin the emulator to a "
-			    "CPU of its own (cputune.emulatorpin)",
-			    i, scheduler, cpus, emulator);
-		}
-		for (size_t j = 0; j < plan->n_iothreads; j++) {
-			cleanup_free char *others = cpulist_format(plan->iothreads[j].cpus);
-			if (hwloc_bitmap_intersects(vcpu->cpus, plan->iothreads[j].cpus))
-				return error_set(err, EXIT_GRANT,
-				                 "vCPU %zu runs %s on CPUs %s and would starve "
-				                 "iothread %s on %s; pin it elsewhere "
-				                 "(cputune.iothreadpin)",
-				                 i, scheduler, cpus, plan->iothreads[j].id, others);
-		}
-	}
-	return 0;
-}
-
-/* An iothread that never sleeps and outranks the emulator takes QEMU's main loop with it. */
-static void warn_of_iothreads(struct plan *plan)
-{
-	for (size_t i = 0; i < plan->n_iothreads; i++) {
-		const struct plan_iothread *iothread = &plan->iothreads[i];
-		if (sched_is_realtime(iothread->sched) &&
-		    iothread->sched.priority > plan->emulator_sched.priority &&
-		    hwloc_bitmap_intersects(iothread->cpus, plan->emulator))
-			plan_warn(plan,
-			          "iothread %s runs %s on a CPU of the emulator: under steady I/O "
-			          "QEMU's main loop may starve; pin one of them elsewhere",
-			          iothread->id, scheduler_name(iothread->sched.scheduler));
-	}
-}
-
-static int check_dedicated(const struct plan *plan, struct error *err)
-{
-	cleanup_bitmap hwloc_bitmap_t seen = xbitmap();
-
-	if (plan->cpu_policy != CPU_POLICY_DEDICATED)
-		return 0;
-	for (size_t i = 0; i < plan->n_vcpus; i++) {
-		if (hwloc_bitmap_intersects(seen, plan->vcpus[i].cpus)) {
-			cleanup_free char *cpus = cpulist_format(plan->vcpus[i].cpus);
-			return error_set(err, EXIT_GRANT,
-			                 "placement.cpu-policy is dedicated, but vCPU %zu has CPUs "
-			                 "%s, of which another vCPU of this VM has some; pin each "
-			                 "vCPU to CPUs of its own, use placement.mode auto, or "
-			                 "share them (cpu-policy shared)",
-			                 i, cpus);
-		}
-		hwloc_bitmap_or(seen, seen, plan->vcpus[i].cpus);
-	}
-	return 0;
-}
-
-/* "isolate" leaves the siblings of every vCPU's CPUs idle. For CPUs that the spec pins they are
- * found here; the automatic ones come with them already. */
-static int isolate_pins(struct placing *p, struct error *err)
-{
-	struct plan *plan = p->plan;
-	cleanup_bitmap hwloc_bitmap_t siblings = xbitmap();
-	unsigned cpu;
-
-	if (plan->smt != SMT_ISOLATE)
-		return 0;
-	for (size_t i = 0; i < plan->n_vcpus; i++) {
-		if (!plan->vcpus[i].cpus)
-			continue;
-		hwloc_bitmap_foreach_begin(cpu, plan->vcpus[i].cpus)
-		{
-			const struct host_core *core = host_core_of_cpu(p->host, cpu);
-			if (core)
-				hwloc_bitmap_or(siblings, siblings, core->cpus);
-		}
-		hwloc_bitmap_foreach_end();
-		hwloc_bitmap_andnot(siblings, siblings, plan->vcpus[i].cpus);
-		hwloc_bitmap_or(plan->siblings, plan->siblings, siblings);
-		hwloc_bitmap_zero(siblings);
-	}
-	if (hwloc_bitmap_isincluded(plan->siblings, p->host->allowed))
-		return 0;
-	hwloc_bitmap_andnot(siblings, plan->siblings, p->host->allowed);
-	cleanup_free char *denied = cpulist_format(siblings);
-	return error_set(err, EXIT_GRANT,
-	                 "placement.smt is isolate, but CPU %s, a sibling of the vCPUs' CPUs, may "
-	                 "not be used by this process: nothing keeps it idle; pin elsewhere, or "
-	                 "use prefer",
-	                 denied);
-}
-
-static int check_apart(const char *rule, const char *who, hwloc_const_bitmap_t cpus,
-                       const char *whose, hwloc_const_bitmap_t others, struct error *err)
-{
-	cleanup_bitmap hwloc_bitmap_t both = xbitmap();
-
-	hwloc_bitmap_and(both, cpus, others);
-	if (hwloc_bitmap_iszero(both))
-		return 0;
-	cleanup_free char *list = cpulist_format(both);
-	return error_set(err, EXIT_GRANT, "%s, but %s has CPU %s, %s; pin it elsewhere", rule, who,
-	                 list, whose);
-}
-
-/* The spec's own pins against what it asks of placement. */
-static int check_policies(const struct placing *p, struct error *err)
-{
-	static const char isolated[] = "placement.smt is isolate";
-	static const char sibling[] = "a sibling of a vCPU's CPU";
-	const struct plan *plan = p->plan;
-
-	for (size_t i = 0; i < plan->n_vcpus; i++) {
-		cleanup_free char *who = xasprintf("vCPU %zu", i);
-		cleanup_free char *whose = xasprintf("which %s has, too", who);
-		if (check_apart(isolated, who, plan->vcpus[i].cpus, sibling, plan->siblings, err) <
-		    0)
-			return -1;
-		if (p->spec->placement.emulator == EMULATOR_ISOLATE &&
-		    check_apart("placement.emulator is isolate", "the emulator", plan->emulator,
-		                whose, plan->vcpus[i].cpus, err) < 0)
-			return -1;
-	}
-	for (size_t i = 0; i < plan->n_iothreads; i++) {
-		cleanup_free char *who = xasprintf("iothread %s", plan->iothreads[i].id);
-		if (check_apart(isolated, who, plan->iothreads[i].cpus, sibling, plan->siblings,
-		                err) < 0)
-			return -1;
-	}
-	return check_apart(isolated, "the emulator", plan->emulator, sibling, plan->siblings, err);
-}
-
-/* Nothing that another VM holds alone, and nothing held alone that another VM has. */
-static int check_claims(const struct placing *p, struct error *err)
-{
-	cleanup_claims struct claims *mine = claims_new();
-
-	claims_add_plan(mine, p->plan);
-	for (size_t i = 0; p->claims && i < mine->count; i++) {
-		const struct claim *want = &mine->list[i];
-		const struct claim *held = claims_conflict(p->claims, want->cpus, !want->dedicated);
-		if (!held)
-			continue;
-		cleanup_free char *wanted = cpulist_format(want->cpus);
-		cleanup_free char *theirs = cpulist_format(held->cpus);
-		return error_set(
-		    err, EXIT_GRANT,
-		    "%s needs CPUs %s%s, but VM \"%s\" holds %s%s (%s); pin elsewhere, "
-		    "or stop that VM (`ancla host` shows who holds what)",
-		    want->role, wanted, want->dedicated ? " alone" : "", held->vm, theirs,
-		    held->dedicated ? " alone" : "", held->role);
-	}
-	return 0;
-}
-
-static void finish_vcpus(struct placing *p)
-{
-	for (size_t i = 0; i < p->plan->n_vcpus; i++) {
-		struct plan_vcpu *vcpu = &p->plan->vcpus[i];
-		const struct host_node *node =
-		    host_node_of_cpu(p->host, (unsigned)hwloc_bitmap_first(vcpu->cpus));
-		if (node && hwloc_bitmap_isincluded(vcpu->cpus, node->cpus))
-			vcpu->host_node = (int)node->id;
-	}
-	for (size_t i = 0; i < p->plan->n_iothreads; i++)
-		if (!p->plan->iothreads[i].cpus)
-			p->plan->iothreads[i].cpus = xbitmap_dup(p->plan->emulator);
-}
-
 static void end_placing(struct placing *p)
 {
 	plan_free(p->plan);
@@ -552,16 +329,17 @@ struct plan *place(const struct spec *spec, const struct host *host, const struc
 	}
 	find_reserve(&p);
 	start_plan(&p, accel);
-	if (take_pins(&p, err) < 0 || isolate_pins(&p, err) < 0)
+	if (take_pins(&p, err) < 0 || place_isolate(p.plan, host, err) < 0)
 		return NULL;
 	if ((spec->placement.mode == PLACEMENT_AUTO ? place_auto : place_static)(&p, err) < 0)
 		return NULL;
-	finish_vcpus(&p);
-	if (check_dedicated(p.plan, err) < 0 || check_policies(&p, err) < 0 ||
-	    check_realtime(p.plan, err) < 0 || check_claims(&p, err) < 0 ||
-	    place_memory(&p, err) < 0)
+	for (size_t i = 0; i < p.plan->n_iothreads; i++)
+		if (!p.plan->iothreads[i].cpus)
+			p.plan->iothreads[i].cpus = xbitmap_dup(p.plan->emulator);
+	place_find_nodes(p.plan, host);
+	if (place_check(p.plan, claims, err) < 0 || place_memory(&p, err) < 0)
 		return NULL;
-	warn_of_iothreads(p.plan);
+	place_warn(p.plan);
 	place_guest_view(&p);
 	return take_pointer(&p.plan);
 }

@@ -61,6 +61,7 @@ struct plan {
 	enum accel accel;
 	enum cpu_policy cpu_policy;
 	enum smt_policy smt;
+	enum emulator_policy emulator_policy;
 	int vcpus_online;        /* the first of them run at start, the rest may be added */
 	struct plan_vcpu *vcpus; /* by vCPU index, up to max-vcpus */
 	size_t n_vcpus;
@@ -111,5 +112,8 @@ char *plan_memory_format(const struct plan_memory *memory);
  * and returns NULL with an error that names the key. */
 struct json_object *plan_to_json(const struct plan *plan);
 struct plan *plan_from_json(struct json_object *json, struct error *err);
+
+/* A copy of what JSON holds of it. The caller frees. */
+struct plan *plan_copy(const struct plan *plan);
 
 #endif

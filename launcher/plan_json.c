@@ -1,4 +1,5 @@
 /* The plan as JSON, and back. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,6 +119,9 @@ struct json_object *plan_to_json(const struct plan *plan)
 	json_object_object_add(json, "vcpus", vcpus_json(plan));
 	json_object_object_add(emulator, "cpus", set_json(plan->emulator));
 	add_sched(emulator, plan->emulator_sched);
+	if (plan->emulator_policy != EMULATOR_UNSET)
+		json_add_string(emulator, "policy",
+		                name_of(&names_emulator, plan->emulator_policy));
 	json_object_object_add(json, "emulator", emulator);
 	json_object_object_add(json, "iothreads", iothreads_json(plan));
 	json_object_object_add(json, "memory", memory_json(plan));
@@ -381,7 +385,7 @@ static int read_distances(struct plan *plan, struct json_object *json, struct er
 static int read_header(struct plan *plan, struct json_object *json, struct error *err)
 {
 	struct json_object *name, *topology, *emulator;
-	int accel, cpu_policy, smt;
+	int accel, cpu_policy, smt, emulator_policy = EMULATOR_UNSET;
 	int64_t counts[4];
 	static const char *const keys[] = { "sockets", "dies", "cores", "threads" };
 
@@ -396,6 +400,8 @@ static int read_header(struct plan *plan, struct json_object *json, struct error
 	    get(json, "emulator", json_type_object, &emulator, err) < 0 ||
 	    get_cpus(emulator, &plan->emulator, err) < 0 ||
 	    get_sched(emulator, &plan->emulator_sched, err) < 0 ||
+	    (json_object_object_get_ex(emulator, "policy", NULL) &&
+	     get_name(emulator, "policy", &names_emulator, &emulator_policy, err) < 0) ||
 	    get(json, "topology", json_type_object, &topology, err) < 0)
 		return -1;
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
@@ -405,10 +411,29 @@ static int read_header(struct plan *plan, struct json_object *json, struct error
 	plan->accel = (enum accel)accel;
 	plan->cpu_policy = (enum cpu_policy)cpu_policy;
 	plan->smt = (enum smt_policy)smt;
+	plan->emulator_policy = (enum emulator_policy)emulator_policy;
 	plan->sockets = (int)counts[0];
 	plan->dies = (int)counts[1];
 	plan->cores = (int)counts[2];
 	plan->threads = (int)counts[3];
+	return 0;
+}
+
+/* For people only, so it need not be there. */
+static int read_lines(struct json_object *json, const char *key, char ***lines, size_t *count,
+                      struct error *err)
+{
+	struct json_object *list;
+	size_t length;
+
+	if (!json_object_object_get_ex(json, key, NULL))
+		return 0;
+	if (get_list(json, key, &list, &length, err) < 0)
+		return -1;
+	for (size_t i = 0; i < length; i++) {
+		const char *line = json_object_get_string(json_object_array_get_idx(list, i));
+		*array_append(lines, count) = xstrdup(line ? line : "");
+	}
 	return 0;
 }
 
@@ -420,8 +445,21 @@ struct plan *plan_from_json(struct json_object *json, struct error *err)
 	if (read_header(plan, json, err) < 0 || read_vcpus(plan, json, err) < 0 ||
 	    read_iothreads(plan, json, err) < 0 || read_memory(plan, json, err) < 0 ||
 	    read_distances(plan, json, err) < 0 ||
-	    get_set(json, "idle-siblings", &siblings, err) < 0)
+	    get_set(json, "idle-siblings", &siblings, err) < 0 ||
+	    read_lines(json, "why", &plan->why, &plan->n_why, err) < 0 ||
+	    read_lines(json, "warnings", &plan->warnings, &plan->n_warnings, err) < 0)
 		return NULL;
 	hwloc_bitmap_copy(plan->siblings, siblings);
 	return take_pointer(&plan);
+}
+
+struct plan *plan_copy(const struct plan *plan)
+{
+	cleanup_json struct json_object *json = plan_to_json(plan);
+	cleanup_error struct error err = ERROR_INIT;
+	struct plan *copy = plan_from_json(json, &err);
+
+	/* What was written a line above is read back, or this program is wrong. */
+	assert(copy);
+	return copy;
 }
