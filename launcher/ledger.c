@@ -11,6 +11,7 @@
 
 #include "kernel.h"
 #include "ledger.h"
+#include "lock.h"
 #include "util.h"
 
 /* A QEMU that is killed is gone within this time, or something is badly wrong. */
@@ -20,7 +21,7 @@
  * behind may keep it. */
 #define DYING_LIMIT_MS 1000
 
-/* How long the ledger may be locked by others. */
+/* How long the ledger may be locked by one other process. */
 #define LOCK_LIMIT_MS 10000
 
 static char *runtime_path(struct error *err)
@@ -68,22 +69,19 @@ static int check_owner(int fd, const char *path, struct error *err)
 }
 
 /* Who holds it is a launch between its look and its claim: that takes milliseconds. */
-static int wait_for_lock(int lock, const char *path, struct error *err)
+static int take_lock(int lock, const char *path, struct error *err)
 {
-	int64_t deadline = kernel_now_ms() + LOCK_LIMIT_MS;
+	pid_t holder;
 
-	while (flock(lock, LOCK_EX | LOCK_NB) < 0) {
-		if (errno != EWOULDBLOCK && errno != EINTR)
-			return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
-			                 strerror(errno));
-		if (kernel_now_ms() > deadline)
-			return error_set(err, EXIT_FAILED,
-			                 "%s/.lock is held by another process for more than %d s "
-			                 "(`fuser %s/.lock` names it)",
-			                 path, LOCK_LIMIT_MS / 1000, path);
-		poll(NULL, 0, 1);
-	}
-	return 0;
+	if (lock_take(lock, LOCK_LIMIT_MS, &holder) == 0)
+		return 0;
+	if (errno != ETIMEDOUT)
+		return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
+		                 strerror(errno));
+	return error_set(err, EXIT_FAILED,
+	                 "%s/.lock is held by process %d for more than %d s; if that is stuck, end "
+	                 "it",
+	                 path, holder, LOCK_LIMIT_MS / 1000);
 }
 
 int ledger_open(struct ledger *ledger, bool create, struct error *err)
@@ -111,7 +109,7 @@ int ledger_open(struct ledger *ledger, bool create, struct error *err)
 	if (lock < 0)
 		return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
 		                 strerror(errno));
-	if (wait_for_lock(lock, path, err) < 0)
+	if (take_lock(lock, path, err) < 0)
 		return -1;
 	ledger->path = take_pointer(&path);
 	ledger->dirfd = take_fd(&dirfd);

@@ -1,19 +1,17 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "kernel.h"
 #include "launch.h"
+#include "lock.h"
 #include "util.h"
 #include "vm_client.h"
 
-/* How long other commands may keep the monitor, and how often it is tried. */
+/* How long one other command may keep the monitor. */
 #define LIMIT_LOCK_MS 15000
-#define RETRY_MS 5
 
 int vm_client_open(struct vm_client *client, const char *name, struct error *err)
 {
@@ -46,23 +44,21 @@ static int limit(const struct vm_client *client, int usual_ms)
 static int take_monitor(struct vm_client *client, struct error *err)
 {
 	int limit_ms = limit(client, LIMIT_LOCK_MS);
-	int64_t deadline = kernel_now_ms() + limit_ms;
+	pid_t holder;
 
 	client->lock = openat(client->dir.dirfd, VM_COMMANDS ".lock",
 	                      O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (client->lock < 0)
 		return error_set(err, EXIT_FAILED, "cannot lock the monitor of \"%s\": %s",
 		                 client->dir.name, strerror(errno));
-	while (flock(client->lock, LOCK_EX | LOCK_NB) < 0) {
-		if (kernel_now_ms() > deadline)
-			return error_set(
-			    err, EXIT_FAILED,
-			    "the monitor of \"%s\" is kept busy by another command for more "
-			    "than %d s",
-			    client->dir.name, limit_ms / 1000);
-		poll(NULL, 0, RETRY_MS);
-	}
-	return 0;
+	if (lock_take(client->lock, limit_ms, &holder) == 0)
+		return 0;
+	if (errno != ETIMEDOUT)
+		return error_set(err, EXIT_FAILED, "cannot lock the monitor of \"%s\": %s",
+		                 client->dir.name, strerror(errno));
+	return error_set(err, EXIT_FAILED,
+	                 "the monitor of \"%s\" is kept busy by process %d for more than %d s",
+	                 client->dir.name, holder, limit_ms / 1000);
 }
 
 static int qmp_failed(const struct vm_client *client, const struct qmp_error *qmp_error,
