@@ -84,7 +84,8 @@ subtest 'hang: the power button does nothing' => sub {
 subtest 'shell: a shell with job control on the console' => sub {
 	my $guest = boot('shell', { pty => 1 });
 	ok $guest->wait_for_output(qr/guest # /), 'a prompt' or return;
-	$guest->send("echo sum \$((40 + 1)); sleep 1000\r");
+	# It is the command itself that speaks: then it has the terminal, and hears its interrupt.
+	$guest->send("sh -c 'echo sum \$((40 + 1)); exec sleep 1000'\r");
 	ok $guest->wait_for_output(qr/sum 41/), 'a command runs' or return;
 	$guest->send("\cC");
 	ok $guest->wait_for_output(qr/\^C.*guest # /s), 'it can be interrupted' or return;
