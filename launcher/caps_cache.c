@@ -10,9 +10,8 @@
 #include "cache.h"
 #include "caps_parts.h"
 #include "kernel.h"
+#include "waits.h"
 #include "util.h"
-
-#define PROBE_LIMIT_MS 30000 /* an emulated CPU on a busy machine needs 12 s */
 
 /* ---- the binary ---- */
 
@@ -148,7 +147,7 @@ struct caps *caps_load(const char *binary, enum accel accel, bool cpus, struct e
 	struct caps *caps = key ? load_cached(name, key, cpus) : NULL;
 	if (caps)
 		return caps;
-	if (caps_probe(path, accel, PROBE_LIMIT_MS, &answers, err) < 0)
+	if (caps_probe(path, accel, LIMIT_PROBE_MS, &answers, err) < 0)
 		return NULL;
 	caps = caps_build(path, accel, &answers);
 	/* A binary that was replaced while it was asked is asked again next time. */

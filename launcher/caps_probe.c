@@ -18,13 +18,11 @@
 #include <unistd.h>
 
 #include "caps_parts.h"
+#include "waits.h"
 #include "util.h"
 
 /* The descriptor on which the child finds its monitor socket. */
 #define MONITOR_FD 3
-
-/* How long a QEMU that has closed its monitor, or was told to quit, may take to exit. */
-#define EXIT_LIMIT_MS 1000
 
 /* What is quoted of its last words at most, and how much of its output is looked at. */
 #define QUOTE_MAX 300
@@ -217,7 +215,7 @@ static int explain(struct child *child, const char *binary, enum accel accel, in
                    const struct qmp_error *error, struct error *err)
 {
 	bool closed = error->kind == QMP_ERROR_CLOSED || error->kind == QMP_ERROR_SYSTEM;
-	bool exited = end(child, closed ? EXIT_LIMIT_MS : 0);
+	bool exited = end(child, closed ? LIMIT_PROBE_EXIT_MS : 0);
 	cleanup_free char *words = last_words(child);
 
 	if (exited) {
@@ -272,7 +270,7 @@ static int probe_machine(const char *binary, enum accel accel, const char *machi
 		result = explain(&child, binary, accel, timeout_ms, &error, err);
 	} else {
 		qmp_send(qmp, "quit", NULL, &error);
-		end(&child, EXIT_LIMIT_MS);
+		end(&child, LIMIT_PROBE_EXIT_MS);
 	}
 	qmp_free(qmp);
 	close(child.output);

@@ -3,6 +3,7 @@
 
 #include "command.h"
 #include "cpulist.h"
+#include "waits.h"
 #include "util.h"
 #include "vm_client.h"
 
@@ -15,9 +16,6 @@ struct listed {
 	uint64_t memory;
 };
 
-/* A VM that does not answer must not keep the others waiting. */
-#define PATIENCE_MS 1000
-
 /* What the VM says of itself; a VM that cannot be asked is still listed. */
 static void describe(const char *name, struct listed *vm)
 {
@@ -26,7 +24,8 @@ static void describe(const char *name, struct listed *vm)
 	cleanup_error struct error err = ERROR_INIT;
 
 	*vm = (struct listed){ .name = xstrdup(name) };
-	client.patience_ms = PATIENCE_MS;
+	/* A VM that does not answer must not keep the others waiting. */
+	client.patience_ms = LIMIT_LIST_MS;
 	if (vm_client_open(&client, name, &err) == 0 && vm_client_connect(&client, &err) == 0 &&
 	    vm_client_query(&client, &err) == 0)
 		vm->state = xstrdup(client.run_state);

@@ -9,9 +9,6 @@
 #include "util.h"
 #include "vm_client.h"
 
-/* How long the guest has to power down, in seconds, unless --timeout says otherwise. */
-#define POWERDOWN_S 30
-
 /* Removes the directory, if the supervisor has not done so already. */
 static int sweep(struct error *err)
 {
@@ -55,7 +52,7 @@ static bool is_off(struct vm_client *client)
 	cleanup_error struct error ignored = ERROR_INIT;
 	bool off = false;
 
-	client->patience_ms = PRESS_AGAIN_MS;
+	client->patience_ms = LIMIT_PRESS_MS;
 	if (vm_client_connect(client, &ignored) == 0 && vm_client_query(client, &ignored) == 0)
 		for (size_t i = 0; i < ARRAY_SIZE(states); i++)
 			off |= strcmp(client->run_state, states[i]) == 0;
@@ -71,9 +68,9 @@ static bool power_down(struct vm_client *client, int timeout_ms)
 	do {
 		left = deadline - kernel_now_ms();
 		if (try(client, "system_powerdown",
-		        left < PRESS_AGAIN_MS ? (int)left : PRESS_AGAIN_MS))
+		        left < LIMIT_PRESS_MS ? (int)left : LIMIT_PRESS_MS))
 			return true;
-	} while (left > PRESS_AGAIN_MS);
+	} while (left > LIMIT_PRESS_MS);
 	return false;
 }
 
@@ -122,12 +119,12 @@ static int stop(struct vm_client *client, bool force, int seconds, struct error 
 	fprintf(stderr, "ancla: QEMU of \"%s\" did not quit within %d s; killing it\n", name,
 	        LIMIT_QUIT_MS / 1000);
 	kernel_pidfd_kill(client->pidfd, SIGKILL);
-	if (kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
+	if (kernel_wait_gone(client->pidfd, LIMIT_KILL_MS))
 		return 0;
 	return error_set(err, EXIT_FAILED,
 	                 "QEMU of \"%s\" (%d) is killed but not gone after %d s: it waits for the "
 	                 "kernel (see /proc/%d/stack)",
-	                 name, client->state.qemu, LIMIT_QUIT_MS / 1000, client->state.qemu);
+	                 name, client->state.qemu, LIMIT_KILL_MS / 1000, client->state.qemu);
 }
 
 static int run(const struct invocation *call)
@@ -136,7 +133,7 @@ static int run(const struct invocation *call)
 	cleanup_error struct error err = ERROR_INIT;
 	const char *timeout = invocation_option(call, "timeout");
 	char *end = NULL;
-	long seconds = timeout ? strtol(timeout, &end, 10) : POWERDOWN_S;
+	long seconds = timeout ? strtol(timeout, &end, 10) : LIMIT_POWERDOWN_MS / 1000;
 
 	if (timeout && (!*timeout || *end || seconds < 0 || seconds > 86400)) {
 		fprintf(stderr, "ancla stop: --timeout takes seconds from 0 to 86400, not \"%s\"\n",

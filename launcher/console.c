@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "waits.h"
 #include "util.h"
-
-/* How long standard output may take no more of a guest's last words. */
-#define DRAIN_MS 1000
 
 enum { KEY_INTERRUPT = 0x03, KEY_ESCAPE = 0x1d };
 
@@ -146,6 +144,6 @@ void console_drain(struct console *console)
 	cleanup_error struct error ignored = ERROR_INIT;
 
 	do
-		write_output(console, DRAIN_MS, &ignored);
+		write_output(console, LIMIT_DRAIN_MS, &ignored);
 	while (!console->n_output && console->serial >= 0 && read_serial(console));
 }

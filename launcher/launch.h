@@ -12,23 +12,13 @@
 #include "guard.h"
 #include "host.h"
 #include "ledger.h"
+#include "waits.h"
 #include "memory.h"
 #include "plan.h"
 #include "spawn.h"
 #include "spec.h"
 #include "threads.h"
 #include "verify.h"
-
-/* Every wait has a limit, in milliseconds. */
-enum launch_limit {
-	LIMIT_GREETING_MS = 30000, /* QEMU's greeting; more if QEMU fills memory before it */
-	LIMIT_REPLY_MS = 10000,    /* the reply to a QMP command */
-	LIMIT_FIRST_EXIT_MS = 100, /* a vCPU's first return from the guest; not an error */
-	LIMIT_DYING_MS = 200,      /* QEMU's end once its threads are gone */
-	LIMIT_QUIT_MS = 5000,      /* QEMU's end after `quit` */
-	PRESS_AGAIN_MS = 2000,     /* the power button, which a guest that boots does not hear */
-	LIMIT_PRESSES = 15,
-};
 
 /* A VM that this process supervises. */
 struct vm {

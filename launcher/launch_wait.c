@@ -12,8 +12,6 @@
 #include "launch_parts.h"
 #include "util.h"
 
-/* How fast QEMU fills memory at the very least, for its limit: bytes a millisecond. */
-#define SLOWEST_FILL (100 * 1024)
 #define PROGRESS_MS 100
 
 static int stopped_by_signal(struct launching *l, const char *doing, struct error *err)

@@ -13,16 +13,7 @@
 #include "ledger.h"
 #include "lock.h"
 #include "util.h"
-
-/* A QEMU that is killed is gone within this time, or something is badly wrong. */
-#define KILL_LIMIT_MS 5000
-
-/* A dying QEMU lets go of its lock after its memory, within this time; a process that it left
- * behind may keep it. */
-#define DYING_LIMIT_MS 1000
-
-/* How long the ledger may be locked by one other process. */
-#define LOCK_LIMIT_MS 10000
+#include "waits.h"
 
 static char *runtime_path(struct error *err)
 {
@@ -73,7 +64,7 @@ static int take_lock(int lock, const char *path, struct error *err)
 {
 	pid_t holder;
 
-	if (lock_take(lock, LOCK_LIMIT_MS, &holder) == 0)
+	if (lock_take(lock, LIMIT_LEDGER_MS, &holder) == 0)
 		return 0;
 	if (errno != ETIMEDOUT)
 		return error_set(err, EXIT_FAILED, "cannot lock %s/.lock: %s", path,
@@ -81,7 +72,7 @@ static int take_lock(int lock, const char *path, struct error *err)
 	return error_set(err, EXIT_FAILED,
 	                 "%s/.lock is held by process %d for more than %d s; if that is stuck, end "
 	                 "it",
-	                 path, holder, LOCK_LIMIT_MS / 1000);
+	                 path, holder, LIMIT_LEDGER_MS / 1000);
 }
 
 int ledger_open(struct ledger *ledger, bool create, struct error *err)
@@ -204,13 +195,14 @@ static bool is_orphan(const struct vm_dir *vm)
 	if (strcmp(state.state, "starting") != 0)
 		return kernel_is_dying(state.qemu);
 	kernel_pidfd_kill(qemu, SIGKILL);
-	return kernel_wait_gone(qemu, KILL_LIMIT_MS);
+	return kernel_wait_gone(qemu, LIMIT_KILL_MS);
 }
 
-/* Whether the VM is held, now that it is known to die: waits until it is not. */
+/* Whether the VM is held, now that it is known to die: waits until it is not. A dying QEMU lets go
+ * of its lock after its memory; a process that it left behind may keep it. */
 static bool stays_held(struct vm_dir *vm)
 {
-	int64_t deadline = kernel_now_ms() + DYING_LIMIT_MS;
+	int64_t deadline = kernel_now_ms() + LIMIT_UNLOCK_MS;
 
 	while (is_held(vm)) {
 		if (kernel_now_ms() > deadline)

@@ -57,7 +57,7 @@ static void command(struct supervision *s, const char *name)
 static void press_power_button(struct supervision *s)
 {
 	command(s, "system_powerdown");
-	s->deadline = ++s->presses < LIMIT_PRESSES ? kernel_now_ms() + PRESS_AGAIN_MS : 0;
+	s->deadline = ++s->presses < LIMIT_PRESSES ? kernel_now_ms() + LIMIT_PRESS_MS : 0;
 }
 
 static void wish_to_stop(struct supervision *s)

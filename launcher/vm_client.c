@@ -10,9 +10,6 @@
 #include "util.h"
 #include "vm_client.h"
 
-/* How long one other command may keep the monitor. */
-#define LIMIT_LOCK_MS 15000
-
 int vm_client_open(struct vm_client *client, const char *name, struct error *err)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
@@ -43,7 +40,7 @@ static int limit(const struct vm_client *client, int usual_ms)
 
 static int take_monitor(struct vm_client *client, struct error *err)
 {
-	int limit_ms = limit(client, LIMIT_LOCK_MS);
+	int limit_ms = limit(client, LIMIT_MONITOR_MS);
 	pid_t holder;
 
 	client->lock = openat(client->dir.dirfd, VM_COMMANDS ".lock",

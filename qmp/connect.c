@@ -8,8 +8,6 @@
 
 #include "stream.h"
 
-#define CONNECT_LIMIT_S 5
-
 /* Fills in the path, or, where it is too long, one through a descriptor that the caller closes
  * (-1 where there is none). */
 static int fill_address(struct sockaddr_un *address, const char *path, int *target)
@@ -29,7 +27,7 @@ static int fill_address(struct sockaddr_un *address, const char *path, int *targ
 int qmp_connect(const char *path, struct qmp_error *error)
 {
 	struct sockaddr_un address = { 0 };
-	struct timeval limit = { .tv_sec = CONNECT_LIMIT_S };
+	struct timeval limit = { .tv_sec = QMP_CONNECT_LIMIT_S };
 	int target = -1;
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int result = -1, why;

@@ -22,6 +22,9 @@
 /* A message longer than this is a broken peer (query-qmp-schema is about 0.3 MiB). */
 #define QMP_MESSAGE_MAX (16 * 1024 * 1024)
 
+/* How long qmp_connect() waits for a listener whose queue is full. */
+#define QMP_CONNECT_LIMIT_S 5
+
 enum qmp_state { QMP_GREETING, QMP_NEGOTIATING, QMP_READY, QMP_CLOSED };
 
 enum qmp_error_kind {
