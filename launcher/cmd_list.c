@@ -3,9 +3,10 @@
 
 #include "command.h"
 #include "cpulist.h"
-#include "waits.h"
+#include "ledger_users.h"
 #include "util.h"
 #include "vm_client.h"
+#include "waits.h"
 
 struct listed {
 	char *name;
@@ -16,11 +17,22 @@ struct listed {
 	uint64_t memory;
 };
 
+static void describe_plan(const struct plan *plan, struct listed *vm)
+{
+	cleanup_bitmap hwloc_bitmap_t cpus = xbitmap();
+
+	for (size_t i = 0; plan && i < plan->n_vcpus; i++)
+		hwloc_bitmap_or(cpus, cpus, plan->vcpus[i].cpus);
+	vm->vcpus = plan ? (size_t)plan->vcpus_online : 0;
+	for (size_t i = 0; plan && i < plan->n_memory; i++)
+		vm->memory += plan->memory[i].size;
+	vm->cpus = cpulist_format(cpus);
+}
+
 /* What the VM says of itself; a VM that cannot be asked is still listed. */
 static void describe(const char *name, struct listed *vm)
 {
 	cleanup_vm_client struct vm_client client = VM_CLIENT_INIT;
-	cleanup_bitmap hwloc_bitmap_t cpus = xbitmap();
 	cleanup_error struct error err = ERROR_INIT;
 
 	*vm = (struct listed){ .name = xstrdup(name) };
@@ -34,12 +46,18 @@ static void describe(const char *name, struct listed *vm)
 		                    : vm_client_is_starting(&client) ? "starting"
 		                                                     : "silent");
 	vm->pid = client.state.qemu;
-	for (size_t i = 0; client.plan && i < client.plan->n_vcpus; i++)
-		hwloc_bitmap_or(cpus, cpus, client.plan->vcpus[i].cpus);
-	vm->vcpus = client.plan ? (size_t)client.plan->vcpus_online : 0;
-	for (size_t i = 0; client.plan && i < client.plan->n_memory; i++)
-		vm->memory += client.plan->memory[i].size;
-	vm->cpus = cpulist_format(cpus);
+	describe_plan(client.plan, vm);
+}
+
+/* Of a user's VM only its files are looked at. */
+static void describe_user(const struct user_vm *user, struct listed *vm)
+{
+	const char *state = user->state.state ? user->state.state : "starting";
+
+	*vm = (struct listed){ .name = xstrdup(user->name),
+		               .state = xstrdup(state),
+		               .pid = user->state.qemu };
+	describe_plan(user->plan, vm);
 }
 
 static struct json_object *listed_json(const struct listed *vm)
@@ -63,35 +81,48 @@ static void print_listed(const struct listed *vm)
 	       vm->cpus, memory);
 }
 
+/* Prints it, or adds it to the list, and frees it. */
+static void show(struct listed *vm, struct json_object *list, bool json)
+{
+	if (json)
+		json_object_array_add(list, listed_json(vm));
+	else
+		print_listed(vm);
+	free(vm->name);
+	free(vm->state);
+	free(vm->cpus);
+}
+
 static int run(const struct invocation *call)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
 	cleanup_error struct error err = ERROR_INIT;
 	cleanup_json struct json_object *list = json_object_new_array();
 	bool json = invocation_option(call, "json") != NULL;
+	struct user_vm *users;
 	char **names;
-	size_t count;
+	size_t count, n_users;
+	struct listed vm;
 
 	if (ledger_open(&ledger, false, &err) < 0 ||
 	    ledger_sweep(&ledger, &names, &count, &err) < 0)
 		return command_fail(&err);
 	ledger_close(&ledger);
-	if (!json && count)
+	user_vms_read(&users, &n_users);
+	if (!json && count + n_users)
 		printf("%-24s %-10s %8s %6s  %-16s %s\n", "NAME", "STATE", "QEMU", "VCPUS", "CPUS",
 		       "MEMORY");
 	for (size_t i = 0; i < count; i++) {
-		struct listed vm;
 		describe(names[i], &vm);
-		if (json)
-			json_object_array_add(list, listed_json(&vm));
-		else
-			print_listed(&vm);
-		free(vm.name);
-		free(vm.state);
-		free(vm.cpus);
+		show(&vm, list, json);
 		free(names[i]);
 	}
+	for (size_t i = 0; i < n_users; i++) {
+		describe_user(&users[i], &vm);
+		show(&vm, list, json);
+	}
 	free(names);
+	user_vms_free(users, n_users);
 	return json ? command_print_json(take_pointer(&list)) : command_flush();
 }
 
@@ -101,6 +132,7 @@ const struct command cmd_list = {
 	.name = "list",
 	.arguments = "",
 	.summary = "Show the VMs that run",
+	.details = "Root sees those of users, too, as USER/NAME; they are the user's to stop.",
 	.options = options,
 	.run = run,
 };

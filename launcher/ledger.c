@@ -11,6 +11,7 @@
 
 #include "kernel.h"
 #include "ledger.h"
+#include "ledger_users.h"
 #include "lock.h"
 #include "util.h"
 #include "waits.h"
@@ -264,6 +265,17 @@ static bool holds_nothing(const struct vm_dir *vm)
 	       faccessat(vm->dirfd, VM_STATE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 }
 
+static void add_users(struct claims *claims)
+{
+	struct user_vm *list;
+	size_t count;
+
+	user_vms_read(&list, &count);
+	for (size_t i = 0; i < count; i++)
+		claims_add_plan(claims, list[i].plan);
+	user_vms_free(list, count);
+}
+
 struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 {
 	cleanup_claims struct claims *claims = claims_new();
@@ -290,7 +302,10 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 			    err, "VM \"%s\" runs, but what it holds is unknown: ", names[i]);
 	}
 	free_names(names, count);
-	return result < 0 ? NULL : take_pointer(&claims);
+	if (result < 0)
+		return NULL;
+	add_users(claims);
+	return take_pointer(&claims);
 }
 
 int ledger_read_claims(bool live, struct claims **claims, struct error *err)

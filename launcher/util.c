@@ -110,11 +110,17 @@ void *array_append_(void **array, size_t *count, size_t size)
 int read_file(const char *path, size_t limit, char **text, size_t *length, struct error *err)
 {
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-	cleanup_free char *buffer = NULL;
-	size_t size = 0, room = 0;
 
 	if (fd < 0)
 		return error_set(err, EXIT_FAILED, "cannot open %s: %s", path, strerror(errno));
+	return read_fd(fd, path, limit, text, length, err);
+}
+
+int read_fd(int fd, const char *path, size_t limit, char **text, size_t *length, struct error *err)
+{
+	cleanup_free char *buffer = NULL;
+	size_t size = 0, room = 0;
+
 	for (;;) {
 		if (size == room) {
 			room = room ? room * 2 : 4096;

@@ -58,6 +58,9 @@ void *array_append_(void **array, size_t *count, size_t size);
  * and the reason. */
 int read_file(const char *path, size_t limit, char **text, size_t *length, struct error *err);
 
+/* The same of what is open; the path is for errors. */
+int read_fd(int fd, const char *path, size_t limit, char **text, size_t *length, struct error *err);
+
 /* Reads one non-negative number from a file of /proc or /sys; returns -1 where the file is
  * missing or holds something else. */
 int64_t read_number(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -526,6 +526,33 @@ static void a_socket_listens_however_long_the_path(void **state)
 	assert_int_equal(access(vm.path, F_OK), -1);
 }
 
+/* A thousand vCPUs that may run on every second CPU of four thousand. */
+static void the_plan_of_a_huge_vm_is_read_back(void **state)
+{
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_plan struct plan *plan = small_plan("1");
+
+	(void)state;
+	plan->vcpus = xreallocarray(plan->vcpus, 1000, sizeof(*plan->vcpus));
+	for (size_t i = 0; i < 1000; i++) {
+		if (i >= plan->n_vcpus)
+			plan->vcpus[i] = (struct plan_vcpu){ .cpus = xbitmap(), .guest_node = -1 };
+		for (unsigned cpu = 0; cpu < 4096; cpu += 2)
+			hwloc_bitmap_set(plan->vcpus[i].cpus, cpu);
+	}
+	plan->n_vcpus = 1000;
+	plan->cores = 1000;
+	assert_int_equal(ledger_add(&ledger, "huge", &vm, &err), 0);
+	assert_int_equal(vm_write_plan(&vm, plan, &err), 0);
+	cleanup_plan struct plan *back = vm_read_plan(&vm, &err);
+	if (!back)
+		fail_msg("%s", err.message);
+	assert_int_equal(back->n_vcpus, 1000);
+	assert_true(hwloc_bitmap_isequal(back->vcpus[999].cpus, plan->vcpus[999].cpus));
+}
+
 static void last_words_are_few_and_whole(void **state)
 {
 	struct runtime *runtime = *state;
@@ -576,6 +603,7 @@ int main(void)
 		test(a_lock_that_is_a_link_is_not_followed),
 		test(two_processes_never_claim_at_once),
 		test(a_socket_listens_however_long_the_path),
+		test(the_plan_of_a_huge_vm_is_read_back),
 		test(last_words_are_few_and_whole),
 	};
 

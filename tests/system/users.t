@@ -1,0 +1,75 @@
+# Root sees what users' VMs hold, and gives it to nobody else; a user's files can mislead root's
+# commands in nothing, and are never written by them.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use AnclaTest;
+use AnclaVm;
+use File::Path qw(make_path remove_tree);
+use POSIX qw(mkfifo);
+use Test::More;
+
+use constant USER => 47321; # nobody's
+
+plan skip_all => 'needs root' if $>;
+my $had = -d '/run/user';
+my $home = '/run/user/' . USER;
+END { remove_tree($home) if $home && !$>; rmdir '/run/user' unless $had }
+make_path("$home/cache", { mode => 0700 });
+chown USER, USER, $home, "$home/cache" or die;
+chmod 0755, tmpdir();
+my $ancla = tmpdir() . '/ancla';
+is system('cp', $ENV{ANCLA} // "$BUILD/ancla", $ancla), 0, 'a program that the user can reach';
+
+my $env = { env => { ANCLA_RUNTIME_DIR => undef, XDG_RUNTIME_DIR => $home, XDG_CACHE_HOME => "$home/cache" } };
+my @user = ('setpriv', '--reuid', USER, '--regid', USER, '--clear-groups', $ancla);
+my @root = ($ENV{ANCLA} // "$BUILD/ancla");
+my $alone = { memory => '16MiB', cputune => { vcpupin => { 0 => '1' }, emulatorpin => '0' }, placement => { 'cpu-policy' => 'dedicated' } };
+
+my $path = make_spec(spec('theirs', $alone));
+ended run_command(@user, 'start', $path, $env), 0, qr/theirs runs/, 'a user starts a VM' or BAIL_OUT('no VM');
+my $name = USER . '/theirs';
+my ($listed) = grep { $_->{name} eq $name } @{ json(run_command(@root, 'list', '--json', $env)) };
+is $listed->{state}, 'running', 'root lists it, as the user\'s';
+is $listed->{cpus}, '1', 'with its CPUs';
+my ($claim) = grep { $_->{vm} eq $name && $_->{role} eq 'vcpu 0' } @{ json(run_command(@root, 'host', '--json', $env))->{claims} };
+is $claim->{cpus}, '1', 'the map shows what it holds';
+ok $claim->{dedicated}, 'alone';
+ended run_command(@root, 'start', make_spec(spec('ours', $alone)), $env), 4, qr/CPUs 1 alone, but VM "$name" holds 1 alone/, 'root\'s VM does not get that CPU';
+ended run_command(@root, 'status', 'theirs', $env), 1, qr/no VM "theirs" runs/, 'it is none of root\'s own';
+
+subtest 'what a user puts there' => sub {
+	my $runtime = "$home/ancla";
+	make_path("$runtime/$_") for qw(fifo link);
+	symlink '/etc/shadow', "$runtime/link/plan.json";
+	mkfifo "$runtime/fifo/plan.json", 0600;
+	make_path("$runtime/bad\e[31m");
+	for my $directory ("$runtime/fifo", "$runtime/link", "$runtime/bad\e[31m") {
+		open my $lock, '>', "$directory/lock" or die "$directory/lock: $!";
+		chown USER, USER, $directory, "$directory/lock";
+	}
+	system 'cp', "$runtime/theirs/plan.json", "$runtime/bad\e[31m/plan.json";
+	my @held = map { my $file = $_; spawn_command('flock', '-F', $file, 'sleep', '1000') } glob "$runtime/{fifo,link,bad*}/lock";
+	my @inodes = map { (stat)[1] } glob "$runtime/{fifo,link,bad*}/lock";
+	ok eventually(20, sub { my $locks = AnclaTest::slurp('/proc/locks'); !grep { $locks !~ /:$_ / } @inodes }), 'held' or return;
+	my $list = run_command(@root, 'list', $env);
+	ended $list, 0, qr/theirs/, 'root\'s list does not wait for a FIFO';
+	unlike $list->{out}, qr/\e/, 'and brings nothing to the terminal that acts on it';
+	like $list->{out}, qr/bad\\u001b\[31m/, 'a name is shown as what it is';
+	unlike $list->{out}, qr/fifo|link/, 'what is no plan is no VM';
+	$_->signal('KILL') for @held;
+	$_->wait_exit for @held;
+	remove_tree(glob("$runtime/{fifo,link,bad*}"));
+};
+
+subtest 'a directory that others can write' => sub {
+	chmod 0777, "$home/ancla";
+	unlike run_command(@root, 'list', $env)->{out}, qr/theirs/, 'is not looked at';
+	chmod 0700, "$home/ancla";
+};
+
+ended run_command(@user, 'stop', '--force', 'theirs', $env), 0, qr/^$/, 'the user stops it';
+unlike run_command(@root, 'list', $env)->{out}, qr/theirs/, 'and it is gone';
+clean 'nothing is left';
+done_testing;
