@@ -64,6 +64,18 @@ static int qmp_failed(const struct vm_client *client, const struct qmp_error *qm
 	return error_set(err, EXIT_FAILED, "VM \"%s\": %s", client->dir.name, qmp_error->message);
 }
 
+/* Who had the monitor before may have changed it. */
+static int read_plan_again(struct vm_client *client, struct error *err)
+{
+	struct plan *plan = vm_read_plan(&client->dir, err);
+
+	if (!plan)
+		return error_prefix(err, "VM \"%s\" is ending: ", client->dir.name);
+	plan_free(client->plan);
+	client->plan = plan;
+	return 0;
+}
+
 int vm_client_connect(struct vm_client *client, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/%s", client->dir.path, VM_COMMANDS);
@@ -76,7 +88,7 @@ int vm_client_connect(struct vm_client *client, struct error *err)
 		    "VM \"%s\" is being started (by process %d): it can be asked once it "
 		    "runs; `ancla stop %s` ends the start",
 		    client->dir.name, client->state.launcher, client->dir.name);
-	if (take_monitor(client, err) < 0)
+	if (take_monitor(client, err) < 0 || read_plan_again(client, err) < 0)
 		return -1;
 	fd = qmp_connect(path, &qmp_error);
 	if (fd < 0)

@@ -32,7 +32,8 @@ int vm_client_open(struct vm_client *client, const char *name, struct error *err
 /* True while its launcher has not let the guest run: then it cannot be asked. */
 bool vm_client_is_starting(const struct vm_client *client);
 
-/* Connects to its monitor, waiting for other commands to leave it; limits as in launch.h.
+/* Connects to its monitor, waiting for other commands to leave it; limits as in launch.h. The plan
+ * is the one of that moment, and whoever changes it stays connected until it is written.
  * EXIT_FAILED at once while it is being started. */
 int vm_client_connect(struct vm_client *client, struct error *err);
 
