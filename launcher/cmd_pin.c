@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "change.h"
+#include "cmd_pin_memory.h"
 #include "command.h"
 #include "cpulist.h"
 #include "live.h"
@@ -125,14 +126,22 @@ static void warn(struct plan *plan)
 
 static int run(const struct invocation *call)
 {
+	if (strcmp(call->args[1], "memory") == 0)
+		return pin_memory(call);
+
 	cleanup_change struct change change = { 0 };
 	cleanup_live struct live live = LIVE_INIT;
 	cleanup_error struct error err = ERROR_INIT;
 	bool dry = invocation_option(call, "dry-run") != NULL;
 
+	if (invocation_option(call, "node")) {
+		error_set(&err, EXIT_USAGE, "--node is for memory: ancla pin %s memory 0 --node 1",
+		          call->args[0]);
+		return command_fail(&err);
+	}
 	if (change_parse(&change, call->args + 1, call->n_args - 1,
 	                 invocation_option(call, "scheduler"), &err) < 0 ||
-	    live_begin(&live, call->args[0], &err) < 0 ||
+	    live_begin(&live, call->args[0], &err) < 0 || live_lock(&live, &err) < 0 ||
 	    change_plan(&change, live.plan, live.host, live.others, &err) < 0 ||
 	    (!dry && live_commit(&live, &err) < 0))
 		return command_fail(&err);
@@ -142,6 +151,7 @@ static int run(const struct invocation *call)
 
 static const struct command_option options[] = {
 	{ "scheduler", "S", "fifo:PRIORITY, rr:PRIORITY, other, batch or idle, for all targets" },
+	{ "node", "NODES", "with memory: the host nodes that it is moved to" },
 	{ "dry-run", NULL, "show what would change, and change nothing" },
 	OPTION_JSON,
 	{ 0 },
@@ -159,9 +169,11 @@ const struct command cmd_pin = {
 	    "  vcpu 0-3=8-11        one to one, in the order in which they are written\n"
 	    "  emulator 4-5         QEMU's main loop and its helpers\n"
 	    "  iothread io0 6       one iothread\n"
+	    "  memory 0-1 --node 2  pages of guest nodes (without a list: all); alone in a call\n"
 	    "With --scheduler the CPUs may be left out. The change is checked as a launch is,\n"
 	    "applied, read back from the kernel, and recorded as what the VM holds. If a step\n"
-	    "fails, everything is as it was.",
+	    "fails, everything is as it was. Of memory only pages move: QEMU's policy cannot be\n"
+	    "changed from outside, and the plan remembers both.",
 	.options = options,
 	.run = run,
 };

@@ -3,8 +3,7 @@
 #include "live.h"
 #include "util.h"
 
-/* Whoever is asked to end does so after the change, not in the middle of it. */
-static void defer_signals(void)
+void live_defer_signals(void)
 {
 	sigset_t set;
 
@@ -22,14 +21,20 @@ int live_begin(struct live *live, const char *name, struct error *err)
 	if (vm_client_open(client, name, err) < 0)
 		return -1;
 	live->host = host_load(NULL, err);
-	if (!live->host || vm_client_connect(client, err) < 0 || vm_client_query(client, err) < 0 ||
-	    ledger_open(&live->ledger, false, err) < 0)
+	if (!live->host || vm_client_connect(client, err) < 0 || vm_client_query(client, err) < 0)
+		return -1;
+	live->plan = plan_copy(client->plan);
+	return 0;
+}
+
+int live_lock(struct live *live, struct error *err)
+{
+	if (ledger_open(&live->ledger, false, err) < 0)
 		return -1;
 	live->others = ledger_claims(&live->ledger, err);
 	if (!live->others)
 		return -1;
-	claims_drop(live->others, client->plan->name);
-	live->plan = plan_copy(client->plan);
+	claims_drop(live->others, live->plan->name);
 	return 0;
 }
 
@@ -38,7 +43,7 @@ int live_commit(struct live *live, struct error *err)
 	cleanup_error struct error undo = ERROR_INIT;
 	struct vm_client *client = &live->client;
 
-	defer_signals();
+	live_defer_signals();
 	if (apply_plan(client->plan, live->plan, &client->threads, &live->moves, err) < 0)
 		return -1;
 	if (vm_write_plan(&client->dir, live->plan, err) == 0)

@@ -23,13 +23,19 @@ struct live {
 		.client = VM_CLIENT_INIT, .ledger = LEDGER_INIT                                    \
 	}
 
-/* Connects, asks for the threads, reads the host, and locks the ledger. live.plan is a copy of the
- * plan to be changed. */
+/* Connects, asks for the threads, and reads the host. live.plan is a copy of the plan to be
+ * changed. */
 int live_begin(struct live *live, const char *name, struct error *err);
 
-/* Applies live.plan to the threads, reads them back, and writes it: the claim is changed with it.
- * If a step fails, threads and plan are as before. */
+/* Locks the ledger, and fills in what others hold. */
+int live_lock(struct live *live, struct error *err);
+
+/* The ledger being locked: applies live.plan to the threads, reads them back, and writes it: the
+ * claim is changed with it. If a step fails, threads and plan are as before. */
 int live_commit(struct live *live, struct error *err);
+
+/* Whoever is asked to end does so after the change, not in the middle of it. */
+void live_defer_signals(void);
 
 void live_end(struct live *live);
 #define cleanup_live __attribute__((cleanup(live_end)))

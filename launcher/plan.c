@@ -30,8 +30,10 @@ void plan_free(struct plan *plan)
 		free(plan->iothreads[i].id);
 		hwloc_bitmap_free(plan->iothreads[i].cpus);
 	}
-	for (size_t i = 0; i < plan->n_memory; i++)
+	for (size_t i = 0; i < plan->n_memory; i++) {
 		hwloc_bitmap_free(plan->memory[i].host_nodes);
+		hwloc_bitmap_free(plan->memory[i].policy_nodes);
+	}
 	hwloc_bitmap_free(plan->emulator);
 	hwloc_bitmap_free(plan->siblings);
 	free_lines(plan->why, plan->n_why);
@@ -90,10 +92,38 @@ char *plan_memory_format(const struct plan_memory *memory)
 	cleanup_free char *nodes =
 	    memory->host_nodes ? cpulist_format(memory->host_nodes) : xstrdup("any");
 
-	return xasprintf("%s of %s pages, host node%s %s, policy %s", size, pages,
-	                 memory->host_nodes && hwloc_bitmap_weight(memory->host_nodes) > 1 ? "s"
-	                                                                                   : "",
-	                 nodes, mem_policy_name(memory->policy));
+	cleanup_free char *policy =
+	    memory->policy_nodes ? cpulist_format(memory->policy_nodes) : xstrdup("");
+	return xasprintf(
+	    "%s of %s pages, host node%s %s, policy %s%s%s", size, pages,
+	    memory->host_nodes && hwloc_bitmap_weight(memory->host_nodes) > 1 ? "s" : "", nodes,
+	    mem_policy_name(memory->policy), memory->policy_nodes ? ", in QEMU still for " : "",
+	    !memory->policy_nodes ? ""
+	    : *policy             ? policy
+	                          : "any");
+}
+
+struct plan_memory plan_memory_of_policy(const struct plan_memory *memory)
+{
+	struct plan_memory region = *memory;
+
+	if (memory->policy_nodes)
+		region.host_nodes =
+		    hwloc_bitmap_iszero(memory->policy_nodes) ? NULL : memory->policy_nodes;
+	return region;
+}
+
+void plan_memory_move(struct plan_memory *memory, hwloc_const_bitmap_t nodes)
+{
+	if (!memory->policy_nodes)
+		memory->policy_nodes =
+		    memory->host_nodes ? xbitmap_dup(memory->host_nodes) : xbitmap();
+	hwloc_bitmap_free(memory->host_nodes);
+	memory->host_nodes = xbitmap_dup(nodes);
+	if (!hwloc_bitmap_isequal(memory->policy_nodes, nodes))
+		return;
+	hwloc_bitmap_free(memory->policy_nodes);
+	memory->policy_nodes = NULL;
 }
 
 char *sched_format(struct sched sched)

@@ -43,10 +43,13 @@ enum fill_by {
 };
 
 struct plan_memory {
-	int guest_node;            /* -1: the whole memory, without guest nodes */
-	hwloc_bitmap_t host_nodes; /* NULL: anywhere */
-	enum mem_policy policy;    /* UNSET with host_nodes NULL */
-	uint64_t size;             /* bytes, a multiple of page_size */
+	int guest_node;              /* -1: the whole memory, without guest nodes */
+	hwloc_bitmap_t host_nodes;   /* where its pages are; NULL: anywhere */
+	hwloc_bitmap_t policy_nodes; /* where QEMU's policy would have them, once they were moved:
+	                                it cannot be changed from outside. Empty: anywhere. NULL: as
+	                                host_nodes */
+	enum mem_policy policy;      /* UNSET with host_nodes NULL */
+	uint64_t size;               /* bytes, a multiple of page_size */
 	enum page_kind pages;
 	uint64_t page_size; /* bytes; the base page size with plain pages and THP */
 	enum backing backing;
@@ -107,6 +110,12 @@ bool sched_is_realtime(struct sched sched);
 char *sched_format(struct sched sched);
 char *plan_pages_name(const struct plan_memory *memory);
 char *plan_memory_format(const struct plan_memory *memory);
+
+/* The region with the host nodes of QEMU's policy. Its sets are borrowed. */
+struct plan_memory plan_memory_of_policy(const struct plan_memory *memory);
+
+/* Pages of the region were moved to other nodes. */
+void plan_memory_move(struct plan_memory *memory, hwloc_const_bitmap_t nodes);
 
 /* Stable JSON and back. plan_from_json() distrusts its input (another user may have written it)
  * and returns NULL with an error that names the key. */

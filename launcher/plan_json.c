@@ -71,6 +71,9 @@ static struct json_object *memory_json(const struct plan *plan)
 		json_add_int(json, "guest-node", memory->guest_node);
 		json_object_object_add(json, "host-nodes",
 		                       memory->host_nodes ? set_json(memory->host_nodes) : NULL);
+		if (memory->policy_nodes)
+			json_object_object_add(json, "policy-nodes",
+			                       set_json(memory->policy_nodes));
 		json_add_string(json, "policy", mem_policy_name(memory->policy));
 		json_add_int(json, "size", (int64_t)memory->size);
 		json_add_int(json, "page-size", (int64_t)memory->page_size);
@@ -323,6 +326,9 @@ static int read_region(struct plan_memory *memory, struct json_object *item, str
 	memory->pages = (enum page_kind)pages;
 	memory->backing = (enum backing)backing;
 	memory->fill = (enum fill_by)fill;
+	if (json_object_object_get_ex(item, "policy-nodes", NULL) &&
+	    get_set(item, "policy-nodes", &memory->policy_nodes, err) < 0)
+		return -1;
 	if (json_object_object_get_ex(item, "host-nodes", &nodes) && !nodes)
 		return 0;
 	return get_set(item, "host-nodes", &memory->host_nodes, err);

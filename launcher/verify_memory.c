@@ -68,6 +68,16 @@ static uint64_t interleaved_at_once(const struct plan_memory *memory)
 	return memory->pages == PAGES_THP ? THP_SIZE / memory->page_size : 1;
 }
 
+/* Where pages may be. Those that come only as the guest uses them come where QEMU's policy says,
+ * even after the others were moved. */
+static bool may_hold(const struct plan_memory *memory, unsigned node)
+{
+	hwloc_const_bitmap_t late = memory->fill == FILL_NONE ? memory->policy_nodes : NULL;
+
+	return hwloc_bitmap_isset(memory->host_nodes, node) ||
+	       (late && (hwloc_bitmap_iszero(late) || hwloc_bitmap_isset(late, node)));
+}
+
 /* Every page on a node of the plan; interleaved ones evenly, to one, once all are there. */
 static bool pages_are_placed(const struct plan_memory *memory, const struct residency *pages)
 {
@@ -76,7 +86,7 @@ static bool pages_are_placed(const struct plan_memory *memory, const struct resi
 	if (!memory->host_nodes || memory->policy == MEM_POLICY_PREFERRED)
 		return true;
 	for (size_t node = 0; node < pages->n_nodes; node++)
-		if (pages->pages[node] && !hwloc_bitmap_isset(memory->host_nodes, (unsigned)node))
+		if (pages->pages[node] && !may_hold(memory, (unsigned)node))
 			return false;
 	if (memory->policy != MEM_POLICY_INTERLEAVE || memory->fill == FILL_NONE)
 		return true;
@@ -128,15 +138,16 @@ static void check_policy(const struct region *r, const struct mapping *mapping)
 {
 	cleanup_bitmap hwloc_bitmap_t confined = xbitmap();
 	const struct plan_memory process = { .policy = MEM_POLICY_STRICT, .host_nodes = confined };
-	const struct plan_memory *shown = r->memory;
+	const struct plan_memory own = plan_memory_of_policy(r->memory), *shown = &own;
 
 	if (!shown->host_nodes)
 		return;
 	if (shown->policy == MEM_POLICY_RESTRICTIVE) {
-		for (size_t i = 0; i < r->plan->n_memory; i++)
-			if (r->plan->memory[i].policy == MEM_POLICY_RESTRICTIVE &&
-			    r->plan->memory[i].host_nodes)
-				hwloc_bitmap_or(confined, confined, r->plan->memory[i].host_nodes);
+		for (size_t i = 0; i < r->plan->n_memory; i++) {
+			struct plan_memory other = plan_memory_of_policy(&r->plan->memory[i]);
+			if (other.policy == MEM_POLICY_RESTRICTIVE && other.host_nodes)
+				hwloc_bitmap_or(confined, confined, other.host_nodes);
+		}
 		shown = &process;
 	}
 	checks_add(r->checks, xasprintf("%s: policy", r->name), memory_policy_shown(shown),
@@ -157,16 +168,17 @@ static void check_mapping(const struct region *r, const struct mapping *mapping)
 
 /* The mapping among those of the right size that is this region's: one not yet taken, by a region
  * before it, with the right policy if there is one. Anonymous memory has no name. */
-static const struct mapping *pick(const struct region *r, const struct mapping *list, size_t count,
-                                  hwloc_bitmap_t taken)
+static const struct mapping *pick(const struct plan_memory *memory, const struct mapping *list,
+                                  size_t count, hwloc_bitmap_t taken)
 {
+	struct plan_memory region = plan_memory_of_policy(memory);
 	const struct mapping *best = NULL;
 
 	for (size_t i = 0; i < count; i++) {
 		if (hwloc_bitmap_isset(taken, (unsigned)i))
 			continue;
-		if (!best || (!memory_policy_matches(r->memory, best->policy) &&
-		              memory_policy_matches(r->memory, list[i].policy)))
+		if (!best || (!memory_policy_matches(&region, best->policy) &&
+		              memory_policy_matches(&region, list[i].policy)))
 			best = &list[i];
 	}
 	if (best)
@@ -214,22 +226,28 @@ static int verify_file(const struct region *r, pid_t pid, const struct residency
 	return 0;
 }
 
-/* Regions of one size share the list of candidates; `taken` says which are spoken for. */
-static int verify_anonymous(const struct region *r, pid_t pid, struct error *err)
+const struct mapping *verify_pick(const struct plan *plan, size_t region,
+                                  const struct mapping *list, size_t count)
 {
 	cleanup_bitmap hwloc_bitmap_t taken = xbitmap();
-	struct mapping *list = NULL;
 	const struct mapping *mine = NULL;
+
+	for (size_t i = 0; i <= region; i++) {
+		const struct plan_memory *memory = &plan->memory[i];
+		if (memory->backing == BACKING_ANON && memory->size == plan->memory[region].size)
+			mine = pick(memory, list, count, taken);
+	}
+	return mine;
+}
+
+static int verify_anonymous(const struct region *r, pid_t pid, struct error *err)
+{
+	struct mapping *list = NULL;
 	size_t count = 0;
 
 	if (mappings_of_process(pid, -1, r->memory->size, &list, &count, err) < 0)
 		return -1;
-	for (size_t i = 0; i <= r->index; i++) {
-		const struct plan_memory *other = &r->plan->memory[i];
-		struct region earlier = { .memory = other };
-		if (other->backing == BACKING_ANON && other->size == r->memory->size)
-			mine = pick(&earlier, list, count, taken);
-	}
+	const struct mapping *mine = verify_pick(r->plan, r->index, list, count);
 	if (mine) {
 		check_residency(r, &mine->residency);
 		check_mapping(r, mine);
