@@ -124,6 +124,15 @@ static void warn(struct plan *plan)
 	}
 }
 
+static int prepare(struct spec_save *save, const struct live *live, const struct change *change,
+                   struct error *err)
+{
+	if (spec_save_open(save, live->client.state.spec, live->plan->name, err) < 0 ||
+	    spec_save_threads(save, change, err) < 0)
+		return -1;
+	return spec_save_prepare(save, change, err);
+}
+
 static int run(const struct invocation *call)
 {
 	if (strcmp(call->args[1], "memory") == 0)
@@ -131,7 +140,9 @@ static int run(const struct invocation *call)
 
 	cleanup_change struct change change = { 0 };
 	cleanup_live struct live live = LIVE_INIT;
+	cleanup_spec_save struct spec_save save = SPEC_SAVE_INIT;
 	cleanup_error struct error err = ERROR_INIT;
+	bool keep = invocation_option(call, "save") != NULL;
 	bool dry = invocation_option(call, "dry-run") != NULL;
 
 	if (invocation_option(call, "node")) {
@@ -143,7 +154,8 @@ static int run(const struct invocation *call)
 	                 invocation_option(call, "scheduler"), &err) < 0 ||
 	    live_begin(&live, call->args[0], &err) < 0 || live_lock(&live, &err) < 0 ||
 	    change_plan(&change, live.plan, live.host, live.others, &err) < 0 ||
-	    (!dry && live_commit(&live, &err) < 0))
+	    (keep && prepare(&save, &live, &change, &err) < 0) ||
+	    (!dry && live_commit(&live, keep ? &save : NULL, &err) < 0))
 		return command_fail(&err);
 	warn(live.plan);
 	return report(&live, dry, invocation_option(call, "json") != NULL);
@@ -152,6 +164,7 @@ static int run(const struct invocation *call)
 static const struct command_option options[] = {
 	{ "scheduler", "S", "fifo:PRIORITY, rr:PRIORITY, other, batch or idle, for all targets" },
 	{ "node", "NODES", "with memory: the host nodes that it is moved to" },
+	{ "save", NULL, "write it to the spec that the VM was started from, too" },
 	{ "dry-run", NULL, "show what would change, and change nothing" },
 	OPTION_JSON,
 	{ 0 },

@@ -94,7 +94,7 @@ static int move_back(struct relocation *r, struct error *err)
 
 /* Moves what is to be moved, then writes the plan: that takes the ledger's lock, which nobody holds
  * while gigabytes move. */
-static int move(struct relocation *r, struct error *err)
+static int move(struct relocation *r, struct spec_save *save, struct error *err)
 {
 	unsigned i;
 
@@ -105,8 +105,7 @@ static int move(struct relocation *r, struct error *err)
 		return move_back(r, err);
 	}
 	hwloc_bitmap_foreach_end();
-	if (live_lock(&r->live, err) < 0 ||
-	    vm_write_plan(&r->live.client.dir, r->live.plan, err) < 0)
+	if (live_lock(&r->live, err) < 0 || live_write(&r->live, save, err) < 0)
 		return move_back(r, err);
 	return 0;
 }
@@ -178,14 +177,28 @@ static int report(const struct relocation *r, bool dry, bool as_json)
 	return command_flush();
 }
 
+static int prepare(struct spec_save *save, const struct relocation *r, struct error *err)
+{
+	const struct plan *plan = r->live.plan;
+
+	if (spec_save_open(save, r->live.client.state.spec, plan->name, err) < 0 ||
+	    spec_save_memory(save, plan, r->regions, err) < 0)
+		return -1;
+	return spec_save_prepare(save, NULL, err);
+}
+
 int pin_memory(const struct invocation *call)
 {
 	__attribute__((cleanup(relocation_end))) struct relocation r = { .live = LIVE_INIT };
 	cleanup_error struct error err = ERROR_INIT;
+	cleanup_spec_save struct spec_save save = SPEC_SAVE_INIT;
 	bool dry = invocation_option(call, "dry-run") != NULL;
+	bool keep = invocation_option(call, "save") != NULL;
 
 	if (parse(call, &r, &err) < 0 || live_begin(&r.live, call->args[0], &err) < 0 ||
-	    find_regions(&r, &err) < 0 || look(&r, &err) < 0 || (!dry && move(&r, &err) < 0))
+	    find_regions(&r, &err) < 0 || look(&r, &err) < 0 ||
+	    (keep && prepare(&save, &r, &err) < 0) ||
+	    (!dry && move(&r, keep ? &save : NULL, &err) < 0))
 		return command_fail(&err);
 	return report(&r, dry, invocation_option(call, "json") != NULL);
 }

@@ -54,7 +54,9 @@ static int write_state(struct vm *vm, const char *state, struct error *err)
 
 static void start_state(struct vm *vm)
 {
-	vm->state.spec = xstrdup(vm->spec->file);
+	/* Later commands run elsewhere. */
+	char *spec = realpath(vm->spec->file, NULL);
+	vm->state.spec = spec ? spec : xstrdup(vm->spec->file);
 	vm->state.serial = xstrdup(serial_name(vm->spec->serial.type));
 	vm->state.launcher = getpid();
 	vm->state.launcher_start = kernel_start_time(getpid());

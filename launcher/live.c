@@ -38,7 +38,21 @@ int live_lock(struct live *live, struct error *err)
 	return 0;
 }
 
-int live_commit(struct live *live, struct error *err)
+int live_write(struct live *live, struct spec_save *save, struct error *err)
+{
+	const struct vm_client *client = &live->client;
+	cleanup_error struct error undo = ERROR_INIT;
+
+	if (vm_write_plan(&client->dir, live->plan, err) < 0)
+		return -1;
+	if (!save || spec_save_commit(save, err) == 0)
+		return 0;
+	if (vm_write_plan(&client->dir, client->plan, &undo) < 0)
+		error_prefix(err, "%s; before that: ", undo.message);
+	return -1;
+}
+
+int live_commit(struct live *live, struct spec_save *save, struct error *err)
 {
 	cleanup_error struct error undo = ERROR_INIT;
 	struct vm_client *client = &live->client;
@@ -46,7 +60,7 @@ int live_commit(struct live *live, struct error *err)
 	live_defer_signals();
 	if (apply_plan(client->plan, live->plan, &client->threads, &live->moves, err) < 0)
 		return -1;
-	if (vm_write_plan(&client->dir, live->plan, err) == 0)
+	if (live_write(live, save, err) == 0)
 		return 0;
 	if (apply_undo(&live->moves, &undo) < 0)
 		error_prefix(err, "%s; before that: ", undo.message);

@@ -7,6 +7,7 @@
 #include "apply.h"
 #include "claims.h"
 #include "host.h"
+#include "spec_save.h"
 #include "vm_client.h"
 
 struct live {
@@ -31,8 +32,12 @@ int live_begin(struct live *live, const char *name, struct error *err);
 int live_lock(struct live *live, struct error *err);
 
 /* The ledger being locked: applies live.plan to the threads, reads them back, and writes it: the
- * claim is changed with it. If a step fails, threads and plan are as before. */
-int live_commit(struct live *live, struct error *err);
+ * claim is changed with it. With `save`, which is prepared, the spec's file changes, too. If a step
+ * fails, threads, plan and spec are as before. */
+int live_commit(struct live *live, struct spec_save *save, struct error *err);
+
+/* The last step alone: writes live.plan, and the spec. If it fails, both are as before. */
+int live_write(struct live *live, struct spec_save *save, struct error *err);
 
 /* Whoever is asked to end does so after the change, not in the middle of it. */
 void live_defer_signals(void);

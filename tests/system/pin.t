@@ -176,6 +176,79 @@ subtest 'several at once come one after the other' => sub {
 	stop_vm('live');
 };
 
+# A spec in a file of this text, for --save.
+sub spec_file {
+	my ($text) = @_;
+	my $path = tmpdir() . '/kept.json';
+	open my $file, '>', $path or die "$path: $!";
+	print $file $text;
+	close $file or die "$path: $!";
+	return $path;
+}
+
+my $kept = <<'END';
+// A spec with comments.
+{
+  "name": "kept", "memory": "64MiB", "vcpus": 2, /* two */ "iothreads": [ "io0", "io1" ],
+  "placement": { "mode": "static" }, "qemu": { "accel": "tcg" },
+  "cputune": {
+    "vcpupin": { "0": "0" /* low */, "1": "1" },
+    "emulatorpin": "0", // "emulatorpin": "1" was too slow
+    "vcpusched": [ { "vcpus": "0-1", "scheduler": "batch" } ] // both
+  }
+}
+END
+
+subtest '--save writes it to the spec, and nothing else' => sub {
+	my $path = spec_file($kept);
+	chmod 0640, $path or die;
+	ended run_ancla('start', $path), 0, qr/kept runs/, 'it runs' or return;
+	pinned 'kept vcpu 0-1=1,0 iothread io1 1 --save';
+	my $expected = $kept =~ s/"0": "0" (.*), "1": "1"/"0": "1" $1, "1": "0"/r
+		=~ s/(batch" \} \]) (.*)/$1, $2\n    "iothreadpin": { "io1": "1" }/r;
+	is AnclaTest::slurp($path), $expected, 'CPUs, with every comment in its place';
+	is sprintf('%o', (stat $path)[2] & 07777), '640', 'and the mode kept';
+	pinned 'kept vcpu 0 --scheduler idle --save';
+	$expected =~ s/"vcpus": "0-1", ("scheduler": "batch" \}) \]/"vcpus": "1", $1, { "vcpus": "0", "scheduler": "idle" } ]/;
+	is AnclaTest::slurp($path), $expected, 'a scheduler for one of two';
+	pinned 'kept emulator iothread io0 --scheduler fifo:2 --save';
+	my $spec = AnclaTest::slurp($path);
+	like $spec, qr/"emulatorsched": \{ "scheduler": "fifo", "priority": 2 \}/, 'the emulator\'s';
+	like $spec, qr/"iothreadsched": \[ \{ "iothreads": "io0", "scheduler": "fifo", "priority": 2 \} \]/, 'an iothread\'s';
+	pinned 'kept emulator iothread io0 vcpu 0-1 --scheduler other --save';
+	unlike AnclaTest::slurp($path), qr/fifo|priority|idle/, 'and all of it taken back';
+	my $threads = roles(qemu_of('kept'));
+	my %named = map { $_ => $threads->{$_} } grep { /^(vcpu|iothread)/ } keys %$threads;
+	stop_vm('kept');
+	ended run_ancla('start', $path), 0, qr/kept runs/, 'the next start' or return;
+	$threads = roles(qemu_of('kept'));
+	is_deeply { map { $_ => $threads->{$_} } grep { /^(vcpu|iothread)/ } keys %$threads }, \%named, 'is as the VM was left';
+	my $before = AnclaTest::slurp($path);
+	pinned 'kept vcpu 0 0 --save --dry-run', qr/nothing was changed/;
+	is AnclaTest::slurp($path), $before, '--dry-run writes nothing';
+	is_deeply [ glob "$path.*" ], [], 'no other file is left';
+
+	open my $file, '>>', $path or die;
+	print $file '}';
+	close $file;
+	refused 'kept vcpu 0 0 --save', 3, qr/^ancla: --save: .*kept\.json:\d+: not JSON/m;
+	spec_file($kept =~ s/"kept"/"another"/r);
+	refused 'kept vcpu 0 0 --save', 3, qr/is the spec of "another" by now, not of "kept"/;
+	unlink $path or die;
+	refused 'kept vcpu 0 0 --save', 3, qr/is not a file \(any more\)/;
+	stop_vm('kept');
+};
+
+subtest '--save keeps the placement of what is not pinned automatic' => sub {
+	my $path = spec_file('{ "name": "kept", "memory": "64MiB", "vcpus": 1, "qemu": { "accel": "tcg" },' . "\n"
+		. '  "placement": { "cpu-policy": "shared" } }');
+	ended run_ancla('start', $path), 0, qr/kept runs/, 'it runs' or return;
+	pinned 'kept vcpu 0 0-1 --save';
+	like AnclaTest::slurp($path), qr/"placement": \{ "cpu-policy": "shared", "mode": "auto" \},\s+"cputune": \{ "vcpupin": \{ "0": "0-1" \} \} \}/,
+		'and says so';
+	stop_vm('kept');
+};
+
 subtest 'repin puts right what others have moved, and nothing else' => sub {
 	start_vm(spec('live', \%two)) or return;
 	my $pid = qemu_of('live');
