@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cpulist.h"
+#include "quote.h"
 #include "util.h"
 
 /* One number at *text; moves *text behind it. */
@@ -59,11 +60,13 @@ int cpulist_parse(const char *text, hwloc_bitmap_t *set, struct error *err)
 		for (size_t n = strlen(part); n && isspace((unsigned char)part[n - 1]); n--)
 			part[n - 1] = '\0';
 		exclude = *part == '^';
-		if (parse_part(part + exclude, &first, &last, &step) < 0)
+		if (parse_part(part + exclude, &first, &last, &step) < 0) {
+			cleanup_free char *shown = quote(part);
 			return error_set(err, EXIT_SPEC,
-			                 "\"%.60s\" is not part of a list: expected numbers up to "
-			                 "%d and ranges, as in \"0-3,8\", \"0-31:2\" or \"0-7,^2\"",
-			                 part, CPULIST_MAX);
+			                 "%s is not part of a list: expected numbers up to %d and "
+			                 "ranges, as in \"0-3,8\", \"0-31:2\" or \"0-7,^2\"",
+			                 shown, CPULIST_MAX);
+		}
 		if (step == 1 && !exclude)
 			hwloc_bitmap_set_range(result, first, (int)last);
 		for (unsigned i = first; i <= last && (step > 1 || exclude); i += step) {

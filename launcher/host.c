@@ -76,6 +76,8 @@ static struct host *load(const char *description, struct error *err)
 			host_topology_devices(host, topology);
 	}
 	hwloc_topology_destroy(topology);
+	if (!failed && hwloc_bitmap_iszero(host->cpus))
+		failed = error_set(err, EXIT_SPEC, "the host has no CPU");
 	if (failed || (!description && read_live(host, has_distances, err) < 0))
 		return NULL;
 	return take_pointer(&host);

@@ -100,9 +100,9 @@ static void add_core(const struct placing *p, struct fit_problem *problem, struc
                      size_t index)
 {
 	const struct fit_core *core = &problem->cores[index];
-	struct fit_group *group = &problem->groups[problem->n_groups - 1];
+	struct fit_group *group = node->count ? &problem->groups[problem->n_groups - 1] : NULL;
 
-	if (node->count == 0 ||
+	if (!group ||
 	    p->host->cores[problem->cores[group->first].core].l3 != p->host->cores[core->core].l3) {
 		group = &problem->groups[problem->n_groups++];
 		group->first = index;

@@ -122,6 +122,9 @@ void plan_memory_move(struct plan_memory *memory, hwloc_const_bitmap_t nodes);
 struct json_object *plan_to_json(const struct plan *plan);
 struct plan *plan_from_json(struct json_object *json, struct error *err);
 
+/* Whether the parts of a plan fit together as this file says; else EXIT_FAILED. */
+int plan_check(const struct plan *plan, struct error *err);
+
 /* A copy of what JSON holds of it. The caller frees. */
 struct plan *plan_copy(const struct plan *plan);
 

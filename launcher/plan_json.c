@@ -6,6 +6,7 @@
 #include "cpulist.h"
 #include "names.h"
 #include "plan.h"
+#include "quote.h"
 #include "util.h"
 
 /* No plan has more vCPUs, iothreads, or guest nodes than this. */
@@ -187,9 +188,13 @@ static int get_set(struct json_object *json, const char *key, hwloc_bitmap_t *se
 
 	if (get(json, key, json_type_string, &text, err) < 0)
 		return -1;
-	if (cpulist_parse(json_object_get_string(text), set, err) == 0)
+	/* As cpulist_format() writes it: steps and exclusions could make a short list long work. */
+	const char *list = json_object_get_string(text);
+	if (list[strspn(list, "0123456789,-")] == '\0' && cpulist_parse(list, set, err) == 0)
 		return 0;
-	return error_prefix(err, "the plan's \"%s\": ", key);
+	cleanup_free char *shown = quote(list);
+	return error_set(err, EXIT_FAILED, "the plan's \"%s\" is no list of numbers and ranges: %s",
+	                 key, shown);
 }
 
 static int get_cpus(struct json_object *json, hwloc_bitmap_t *cpus, struct error *err)
@@ -236,7 +241,10 @@ static int get_sched(struct json_object *json, struct sched *sched, struct error
 		return -1;
 	sched->scheduler = (enum scheduler)scheduler;
 	sched->priority = (int)priority;
-	return 0;
+	if (sched_is_realtime(*sched) == (priority > 0))
+		return 0;
+	return error_set(err, EXIT_FAILED, "the plan's \"priority\" is %d with scheduler %s",
+	                 sched->priority, scheduler_name(sched->scheduler));
 }
 
 static int read_vcpus(struct plan *plan, struct json_object *json, struct error *err)
@@ -456,7 +464,7 @@ struct plan *plan_from_json(struct json_object *json, struct error *err)
 	    read_lines(json, "warnings", &plan->warnings, &plan->n_warnings, err) < 0)
 		return NULL;
 	hwloc_bitmap_copy(plan->siblings, siblings);
-	return take_pointer(&plan);
+	return plan_check(plan, err) == 0 ? take_pointer(&plan) : NULL;
 }
 
 struct plan *plan_copy(const struct plan *plan)

@@ -231,6 +231,10 @@ int residency_of_file(int fd, uint64_t size, struct residency *result, struct er
 	if (fstatfs(fd, &fs) < 0 || fstat(fd, &file) < 0)
 		return error_set(err, EXIT_FAILED, "cannot read the state of guest memory: %s",
 		                 strerror(errno));
+	if (file.st_size < 0 || (uint64_t)file.st_size < size)
+		return error_set(err, EXIT_FAILED,
+		                 "guest memory is a file of %lld bytes, not of %llu",
+		                 (long long)file.st_size, (unsigned long long)size);
 	struct view view = { .fd = fd, .hugetlb = fs.f_type == HUGETLBFS_MAGIC };
 	view.page_size = (uint64_t)(view.hugetlb ? fs.f_bsize : sysconf(_SC_PAGESIZE));
 	view.full = (uint64_t)file.st_blocks * 512 >= size;

@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -30,6 +31,26 @@ static int open_regular(const struct vm_dir *vm, const char *name)
 	return take_fd(&fd);
 }
 
+/* json-c takes some 400 bytes for a value, were it two in the file. A plan of 4,096 vCPUs and as
+ * many iothreads has some 80,000. */
+#define VALUES_MAX 250000
+
+static bool has_too_many_values(const char *text)
+{
+	size_t values = 0;
+	bool quoted = false;
+
+	for (const char *p = text; *p && values <= VALUES_MAX; p++) {
+		if (*p == '"')
+			quoted = !quoted;
+		else if (quoted && *p == '\\' && p[1])
+			p++;
+		else if (!quoted)
+			values += *p == ',' || *p == '[' || *p == '{';
+	}
+	return values > VALUES_MAX;
+}
+
 static struct json_object *read_json(const struct vm_dir *vm, const char *name, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/%s", vm->path, name);
@@ -43,6 +64,10 @@ static struct json_object *read_json(const struct vm_dir *vm, const char *name, 
 	}
 	if (read_fd(fd, path, FILE_LIMIT, &text, NULL, err) < 0)
 		return NULL;
+	if (has_too_many_values(text)) {
+		error_set(err, EXIT_FAILED, "%s has more than %d values", path, VALUES_MAX);
+		return NULL;
+	}
 	json = json_tokener_parse(text);
 	if (!json)
 		error_set(err, EXIT_FAILED, "%s is not JSON", path);
@@ -84,6 +109,14 @@ static int64_t number_of(struct json_object *json, const char *key)
 	return json_object_object_get_ex(json, key, &value) ? json_object_get_int64(value) : 0;
 }
 
+/* 0, which is nobody, for what is no process id. */
+static pid_t pid_of(struct json_object *json, const char *key)
+{
+	int64_t number = number_of(json, key);
+
+	return number > 0 && number <= INT_MAX ? (pid_t)number : 0;
+}
+
 int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err)
 {
 	cleanup_json struct json_object *json = read_json(vm, VM_STATE, err);
@@ -96,9 +129,9 @@ int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error 
 	state->spec = xstrdup(text_of(json, "spec"));
 	state->serial = xstrdup(text_of(json, "serial"));
 	state->console = *text_of(json, "console") ? xstrdup(text_of(json, "console")) : NULL;
-	state->launcher = (pid_t)number_of(json, "launcher");
+	state->launcher = pid_of(json, "launcher");
 	state->launcher_start = (uint64_t)number_of(json, "launcher-start");
-	state->qemu = (pid_t)number_of(json, "qemu");
+	state->qemu = pid_of(json, "qemu");
 	state->qemu_start = (uint64_t)number_of(json, "qemu-start");
 	state->started = number_of(json, "started");
 	return 0;

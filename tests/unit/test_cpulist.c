@@ -85,6 +85,17 @@ static void what_is_not_a_list_is_refused(void **state)
 		assert_refused(texts[i]);
 }
 
+/* What is refused is shown, but a terminal shall not act on it. */
+static void what_is_refused_is_shown_escaped(void **state)
+{
+	hwloc_bitmap_t set = NULL;
+	cleanup_error struct error err = ERROR_INIT;
+
+	(void)state;
+	assert_int_equal(cpulist_parse("0,\033[2J\xff", &set, &err), -1);
+	assert_non_null(strstr(err.message, "\"\\u001b[2J\\ufffd\""));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -93,6 +104,7 @@ int main(void)
 		cmocka_unit_test(a_caret_excludes_what_stands_before),
 		cmocka_unit_test(an_empty_list_is_an_empty_set),
 		cmocka_unit_test(what_is_not_a_list_is_refused),
+		cmocka_unit_test(what_is_refused_is_shown_escaped),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

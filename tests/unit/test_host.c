@@ -353,6 +353,15 @@ static void a_wrong_description_is_refused(void **state)
 	assert_refused("/proc/self/exe", "not XML of hwloc");
 }
 
+/* hwloc takes it. */
+static const char machine_without_cpus[] =
+    "<topology version=\"2.0\"><object type=\"Machine\" os_index=\"0\" cpuset=\"0x1\" "
+    "complete_cpuset=\"0x1\" allowed_cpuset=\"0x1\" nodeset=\"0x1\" complete_nodeset=\"0x1\" "
+    "allowed_nodeset=\"0x1\" gp_index=\"1\"><object type=\"NUMANode\" os_index=\"0\" "
+    "cpuset=\"0x1\" "
+    "complete_cpuset=\"0x1\" nodeset=\"0x1\" complete_nodeset=\"0x1\" gp_index=\"2\" "
+    "local_memory=\"2147483648\"/></object></topology>";
+
 static void a_damaged_file_is_refused(void **state)
 {
 	cleanup_free char *text = export_text(synthetic("numa:2 core:2 pu:1"));
@@ -365,8 +374,11 @@ static void a_damaged_file_is_refused(void **state)
 	cleanup_path struct file version = write_text(newer, strlen(newer));
 	cleanup_path struct file horse = write_text(broken, strlen(broken));
 	cleanup_path struct file number = write_text(high, strlen(high));
+	cleanup_path struct file empty =
+	    write_text(machine_without_cpus, strlen(machine_without_cpus));
 
 	(void)state;
+	assert_refused(empty.path, "no CPU");
 	assert_refused(cut.path, "cut short");
 	assert_refused(nul.path, "not XML of hwloc");
 	assert_refused(version.path, "newer hwloc");

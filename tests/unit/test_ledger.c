@@ -316,6 +316,8 @@ static void the_state_is_read_back_and_distrusted(void **state)
 	static const char *const strange[] = { "{}",
 		                               "{ \"state\": 5, \"qemu\": [], \"launcher\": {} }",
 		                               "{ \"qemu\": 1e300, \"qemu-start\": null }" };
+	static const char *const nobody[] = { "{ \"qemu\": -1, \"launcher\": -2147483648 }",
+		                              "{ \"qemu\": 4294967297, \"launcher\": 1e18 }" };
 
 	add(&ledger, "a", "1", &vm);
 	assert_int_equal(vm_write_state(&vm, &written, &err), 0);
@@ -333,6 +335,13 @@ static void the_state_is_read_back_and_distrusted(void **state)
 		write_text(*state, "a/state.json", strange[i]);
 		assert_int_equal(vm_read_state(&vm, &other, &err), 0);
 		assert_string_equal(other.state, "");
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(nobody); i++) {
+		cleanup_vm_state struct vm_state other = { 0 };
+		write_text(*state, "a/state.json", nobody[i]);
+		assert_int_equal(vm_read_state(&vm, &other, &err), 0);
+		assert_int_equal(other.qemu, 0);
+		assert_int_equal(other.launcher, 0);
 	}
 	write_text(*state, "a/state.json", "[]");
 	cleanup_vm_state struct vm_state none = { 0 };
@@ -553,6 +562,22 @@ static void the_plan_of_a_huge_vm_is_read_back(void **state)
 	assert_true(hwloc_bitmap_isequal(back->vcpus[999].cpus, plan->vcpus[999].cpus));
 }
 
+/* Two bytes a value in the file are some 400 in memory. */
+static void a_file_of_more_values_than_any_plan_is_not_parsed(void **state)
+{
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+	static char text[3 * 300000 + 1];
+
+	for (size_t i = 0; i + 1 < sizeof(text); i++)
+		text[i] = "[],"[i % 3];
+	add(&ledger, "a", "1", &vm);
+	write_text(*state, "a/plan.json", text);
+	assert_null(vm_read_plan(&vm, &err));
+	assert_refused(&err, EXIT_FAILED, "a/plan.json|more than 250000 values");
+}
+
 static void last_words_are_few_and_whole(void **state)
 {
 	struct runtime *runtime = *state;
@@ -604,6 +629,7 @@ int main(void)
 		test(two_processes_never_claim_at_once),
 		test(a_socket_listens_however_long_the_path),
 		test(the_plan_of_a_huge_vm_is_read_back),
+		test(a_file_of_more_values_than_any_plan_is_not_parsed),
 		test(last_words_are_few_and_whole),
 	};
 

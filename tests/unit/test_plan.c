@@ -206,6 +206,34 @@ static void what_makes_no_sense_is_refused(void **state)
 	assert_refuses("/distances/1", "[10]", "distances");
 	assert_refuses("/distances", "[[10]]", "distances");
 	assert_refuses("/topology/cores", "4097", "cores");
+	assert_refuses("/topology/cores", "17", "topology|4 vCPUs");
+	assert_refuses("/name", "\"\"", "name");
+	assert_refuses("/name", "\"a\\u001b[2J\"", "name|\\u001b");
+	assert_refuses("/accel", "\"unset\"", "accelerator");
+	assert_refuses("/cpu-policy", "\"unset\"", "CPU policy");
+	assert_refuses("/vcpus/1/guest-node", "2", "vCPU 1|guest node 2");
+	assert_refuses("/vcpus/1/guest-node", "-1", "vCPU 1|guest node -1");
+	assert_refuses("/vcpus/0/priority", "1", "priority");
+	assert_refuses("/vcpus/1/priority", "0", "priority|fifo");
+	assert_refuses("/iothreads/1/id", "\"io0\"", "io0");
+	assert_refuses("/iothreads/1/id", "\"\\u202e\"", "iothread");
+	assert_refuses("/memory/1/guest-node", "0", "region 1|guest node");
+	assert_refuses("/memory/0/guest-node", "-1", "region 0|guest node");
+	assert_refuses("/memory/0/host-nodes", "\"\"", "region 0|no host node");
+	assert_refuses("/memory/0/host-nodes", "null", "region 0|policy");
+	assert_refuses("/memory/0/policy", "\"default\"", "region 0|policy");
+	assert_refuses("/memory/0/pages", "\"unset\"", "region 0|pages");
+	assert_refuses("/memory/0/shared", "false", "region 0|shared");
+}
+
+/* Short lists that take long to read: a user may write them, and root reads them. */
+static void lists_are_read_as_they_are_written(void **state)
+{
+	(void)state;
+	assert_refuses("/vcpus/1/cpus", "\"0-7:2\"", "cpus|0-7:2");
+	assert_refuses("/vcpus/1/cpus", "\"0-7,^2\"", "cpus");
+	assert_refuses("/vcpus/1/cpus", "\"0, 1\"", "cpus");
+	assert_refuses("/emulator/cpus", "\"\\u001b\"", "cpus|\\u001b");
 }
 
 static void longer_lists_than_any_vm_has_are_refused(void **state)
@@ -229,6 +257,7 @@ int main(void)
 		cmocka_unit_test(a_plan_is_read_back_as_it_was_written),
 		cmocka_unit_test(whatever_is_wrong_in_it_is_an_error_and_no_crash),
 		cmocka_unit_test(what_makes_no_sense_is_refused),
+		cmocka_unit_test(lists_are_read_as_they_are_written),
 		cmocka_unit_test(longer_lists_than_any_vm_has_are_refused),
 	};
 

@@ -77,6 +77,19 @@ static void a_file_larger_than_one_part_is_counted_whole(void **state)
 	free(result.pages);
 }
 
+/* A plan can say any size: what is not in the file is not looked for. */
+static void a_file_smaller_than_the_plan_says_is_an_error(void **state)
+{
+	struct plan_memory memory = memory_of(PAGES_PLAIN, 2 * MIB, NULL, MEM_POLICY_UNSET);
+	cleanup_close int fd = create(&memory);
+	cleanup_error struct error err = ERROR_INIT;
+	struct residency result;
+
+	(void)state;
+	assert_int_equal(residency_of_file(fd, UINT64_C(1) << 52, &result, &err), -1);
+	assert_non_null(strstr(err.message, "2097152 bytes, not of 4503599627370496"));
+}
+
 static void huge_pages_are_counted_when_the_file_is_full(void **state)
 {
 	REQUIRE_HUGE_PAGES(state);
@@ -352,6 +365,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(plain_pages_are_counted_where_there_are_some),
 		cmocka_unit_test(a_file_larger_than_one_part_is_counted_whole),
+		cmocka_unit_test(a_file_smaller_than_the_plan_says_is_an_error),
 		with_huge_pages(huge_pages_are_counted_when_the_file_is_full),
 		with_huge_pages(lazy_huge_pages_are_counted_or_said_to_be_unknown),
 		cmocka_unit_test(a_mapped_file_shows_policy_flags_and_touched_pages),
