@@ -165,16 +165,20 @@ static struct json_object *expansion(const struct caps_answers *answers, const c
 	struct json_object *json = caps_result(answers, "none", "query-cpu-model-expansion", model);
 
 	if (json_object_object_get_ex(json, "model", &json) &&
-	    json_object_object_get_ex(json, "props", &json))
+	    json_object_object_get_ex(json, "props", &json) &&
+	    json_object_is_type(json, json_type_object))
 		return json;
 	return NULL;
 }
 
-/* Features in a list have dashes only: each name with an underscore is another for the same. */
+/* Features in a list have dashes only: each name with an underscore is another for the same. What
+ * could not stand in a list is no name. */
 static void add_feature(struct json_object *set, const char *name)
 {
 	cleanup_free char *copy = xstrdup(name);
 
+	if (!*name || strchr(name, ' '))
+		return;
 	for (char *c = copy; *c; c++)
 		if (*c == '_')
 			*c = '-';

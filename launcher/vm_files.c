@@ -31,7 +31,7 @@ static int open_regular(const struct vm_dir *vm, const char *name)
 	return take_fd(&fd);
 }
 
-/* json-c takes some 400 bytes for a value, were it two in the file. A plan of 4,096 vCPUs and as
+/* json-c takes some 150 bytes for a value, were it three in the file. A plan of 4,096 vCPUs and as
  * many iothreads has some 80,000. */
 #define VALUES_MAX 250000
 

@@ -19,6 +19,7 @@
 #include "waits.h"
 
 #define NAME "vm"
+#define MEMORY_MOST (UINT64_C(1) << 36)
 
 extern const struct command cmd_list, cmd_verify;
 
@@ -42,6 +43,7 @@ int64_t __wrap_kernel_now_ms(void)
 struct runtime {
 	char path[64];
 	int dirfd, vm, lock;
+	int memory;  /* as QEMU's FD_MEMORY */
 	char *locks; /* what /proc/locks says of it */
 	FILE *null;
 };
@@ -63,10 +65,8 @@ static void set_up(struct runtime *runtime)
 	    xasprintf("1: FLOCK  ADVISORY  WRITE 1 %02x:%02x:%lu 0 EOF\n", major(status.st_dev),
 	              minor(status.st_dev), (unsigned long)status.st_ino);
 	runtime->null = fopen("/dev/null", "we");
-	/* What verify takes for the memory of the first region. */
-	int memory = memfd_create("memory", MFD_CLOEXEC);
-	promise(ftruncate(memory, 2 << 20) == 0 && dup2(memory, FD_MEMORY) == FD_MEMORY,
-	        "no memory");
+	runtime->memory = memfd_create("memory", MFD_CLOEXEC);
+	promise(dup2(runtime->memory, FD_MEMORY) == FD_MEMORY, "no memory");
 }
 
 static void write_bytes(const struct runtime *runtime, const char *name, const uint8_t *data,
@@ -116,9 +116,29 @@ static void promise_plan(const struct plan *plan)
 	}
 }
 
-/* Every thread of the plan is this one: what verify does with it. */
-static void verify_it(const struct plan *plan)
+/* What can be taken for the first region: a file mapped, or anonymous memory. */
+static void *make_memory(const struct runtime *runtime, uint64_t size, bool file)
 {
+	void *address = MAP_FAILED;
+
+	promise(ftruncate(runtime->memory, 0) == 0, "the file");
+	if (size % 4096 || size > MEMORY_MOST ||
+	    (file && ftruncate(runtime->memory, (off_t)size) < 0))
+		return NULL;
+	address = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	               MAP_NORESERVE | (file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS),
+	               file ? runtime->memory : -1, 0);
+	promise(address != MAP_FAILED, "%zu bytes are not mapped", (size_t)size);
+	*(char *)address = 1;
+	return address;
+}
+
+/* Every thread of the plan is this one, and its first region a memory of this process: what verify
+ * does with it. */
+static void verify_it(const struct runtime *runtime, const struct plan *plan)
+{
+	void *memory =
+	    make_memory(runtime, plan->memory[0].size, plan->memory[0].backing != BACKING_ANON);
 	cleanup_checks struct checks checks = { 0 };
 	cleanup_error struct error err = ERROR_INIT;
 	struct threads threads = { .pid = getpid() };
@@ -138,10 +158,12 @@ static void verify_it(const struct plan *plan)
 	if (verify_memory(plan, getpid(), NULL, true, &checks, &err) < 0)
 		promise_error(&err);
 	verify_verdict(&checks, &err);
+	if (memory)
+		munmap(memory, plan->memory[0].size);
 	threads_free(&threads);
 }
 
-static void use(const struct plan *plan)
+static void use(const struct runtime *runtime, const struct plan *plan)
 {
 	cleanup_claims struct claims *claims = claims_new();
 	cleanup_plan struct plan *copy = plan_copy(plan);
@@ -155,7 +177,7 @@ static void use(const struct plan *plan)
 		cleanup_free char *text = plan_memory_format(&plan->memory[i]);
 		promise_printable(text);
 	}
-	verify_it(plan);
+	verify_it(runtime, plan);
 	promise(claims_drop(claims, plan->name) && claims->count == 0, "it keeps what it held");
 }
 
@@ -217,7 +239,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	cleanup_plan struct plan *plan = vm_read_plan(&dir, &err);
 	if (plan)
-		use(plan);
+		use(&runtime, plan);
 	else
 		promise_error(&err);
 	if (err.message)

@@ -921,6 +921,33 @@ static int record_main(const char *qemu, const char *prefix)
 	return record(qemu, ACCEL_TCG, prefix);
 }
 
+/* What QEMU says in another form is as if it were not said. */
+static void answers_of_another_form_are_none(void **state)
+{
+	static const char *const results[] = {
+		"[]",
+		"5",
+		"null",
+		"{ \"model\": { \"props\": [] } }",
+		"{ \"model\": { \"props\": 1 } }",
+		"{ \"model\": { \"props\": { \"a b\": true, \"\": true, \"avx\": true } } }",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(results); i++) {
+		cleanup_answers struct caps_answers answers = { 0 };
+		struct caps_exchange *exchange = array_append(&answers.list, &answers.count);
+
+		exchange->machine = "none";
+		exchange->command = "query-cpu-model-expansion";
+		exchange->subject = xstrdup("max");
+		exchange->result = json_tokener_parse(results[i]);
+		cleanup_caps struct caps *caps = caps_build(BINARY, ACCEL_TCG, &answers);
+		assert_int_equal(caps->n_features, i == ARRAY_SIZE(results) - 1);
+		assert_int_equal(caps->n_known_features, caps->n_features);
+	}
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, enter, leave)
 
 int main(int argc, char *argv[])
@@ -932,6 +959,7 @@ int main(int argc, char *argv[])
 		TEST(features_are_those_that_enforce_accepts),
 		TEST(paravirtual_features_need_kvm),
 		TEST(machines_differ_in_their_properties),
+		TEST(answers_of_another_form_are_none),
 		TEST(newer_answers_are_seen),
 		TEST(a_question_that_is_not_in_the_table_aborts),
 		TEST(models_say_what_they_lack),

@@ -562,7 +562,7 @@ static void the_plan_of_a_huge_vm_is_read_back(void **state)
 	assert_true(hwloc_bitmap_isequal(back->vcpus[999].cpus, plan->vcpus[999].cpus));
 }
 
-/* Two bytes a value in the file are some 400 in memory. */
+/* Three bytes a value in the file are some 150 in memory. */
 static void a_file_of_more_values_than_any_plan_is_not_parsed(void **state)
 {
 	cleanup_ledger struct ledger ledger = open_ledger();
