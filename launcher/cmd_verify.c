@@ -48,7 +48,8 @@ static int run(const struct invocation *call)
 		return command_fail(&err);
 	vm_client_disconnect(&client);
 	verify_threads(client.plan, &client.threads, &checks);
-	if (verify_memory(client.plan, client.state.qemu, NULL, true, &checks, &err) < 0)
+	if (verify_memory(client.plan, client.state.qemu, NULL, true, &checks, &err) < 0 ||
+	    verify_process(client.plan, client.state.qemu, &checks, &err) < 0)
 		return command_fail(&err);
 	if (invocation_option(call, "json")) {
 		written = command_print_json(checks_json(&checks));
@@ -74,7 +75,8 @@ const struct command cmd_verify = {
 	.details =
 	    "Checks the CPUs, scheduler and priority of every thread, and of every guest node\n"
 	    "the pages (number, size, host nodes), the memory policy, the memory lock and the\n"
-	    "flags. Exits with 5 if anything differs.",
+	    "flags; of QEMU's process the user, groups, capabilities, no_new_privs and seccomp.\n"
+	    "Exits with 5 if anything differs.",
 	.options = options,
 	.run = run,
 };

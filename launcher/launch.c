@@ -12,6 +12,7 @@
 #include "pin.h"
 #include "place.h"
 #include "preflight.h"
+#include "privileges.h"
 #include "util.h"
 
 /* Ledger, place, claim, in one lock: two launches never see the same CPU free. */
@@ -29,6 +30,8 @@ static int claim(struct launching *l, struct error *err)
 	vm->plan = place(vm->spec, l->planning.host, claims, l->planning.accel, err);
 	if (!vm->plan)
 		return -1;
+	vm->plan->process = l->process;
+	l->process = (struct plan_process){ 0 };
 	/* The fill's threads have no business where another VM is alone. */
 	hwloc_bitmap_andnot(l->planning.host->allowed, l->planning.host->allowed,
 	                    claims->dedicated);
@@ -190,6 +193,8 @@ static int verify(struct launching *l, struct error *err)
 	verify_threads(vm->plan, &vm->threads, &vm->checks);
 	if (result == 0)
 		result = verify_memory(vm->plan, vm->qemu.pid, known, false, &vm->checks, err);
+	if (result == 0)
+		result = verify_process(vm->plan, vm->qemu.pid, &vm->checks, err);
 	free_residency(known, vm->plan->n_memory);
 	return result < 0 ? -1 : verify_verdict(&vm->checks, err);
 }
@@ -286,11 +291,14 @@ static int run_stages(struct launching *l, struct error *err)
 {
 	struct vm *vm = l->vm;
 
-	if (plan(l, err) < 0 || claim(l, err) < 0)
+	if (plan(l, err) < 0 ||
+	    privileges_decide(vm->spec, l->planning.caps, l->planning.accel, &l->process, err) <
+	        0 ||
+	    claim(l, err) < 0)
 		return -1;
 	vm->line = command_line(vm->spec, vm->plan, l->planning.caps, err);
-	if (!vm->line || preflight(vm->spec, vm->plan, err) < 0 ||
-	    launch_make_inherited(l, err) < 0 || start_qemu(l, err) < 0)
+	if (!vm->line || preflight(vm->plan, err) < 0 || launch_make_inherited(l, err) < 0 ||
+	    start_qemu(l, err) < 0)
 		return -1;
 	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, err);
 	if (!l->fill)
@@ -331,6 +339,7 @@ static void end_launching(struct launching *l)
 {
 	fill_cancel(l->fill);
 	free(l->memory_fds);
+	plan_process_free(&l->process);
 	planning_end(&l->planning);
 }
 

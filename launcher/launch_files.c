@@ -16,6 +16,14 @@ static int make_memory(struct launching *l, size_t index, struct error *err)
 	int fd = memory_create(&plan->memory[index], plan->memory_path, label, err);
 
 	l->memory_fds[index] = fd;
+	/* QEMU opens it once more, by its name in /proc. Anybody may open a memfd so, but a file of
+	 * hugetlbfs is its owner's. */
+	if (fd >= 0 && plan->process.uid != geteuid() &&
+	    plan->memory[index].backing == BACKING_PATH &&
+	    fchown(fd, plan->process.uid, plan->process.gid) < 0)
+		return error_set(err, EXIT_GRANT,
+		                 "memory-backing.path: cannot give a file in %s to user %u: %s",
+		                 plan->memory_path, plan->process.uid, strerror(errno));
 	return fd;
 }
 

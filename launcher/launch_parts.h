@@ -9,7 +9,8 @@ struct launching {
 	const struct launch_options *options;
 	struct vm *vm;
 	struct planning planning;
-	int *memory_fds; /* by region; -1 where there is none, borrowed from vm->fds */
+	struct plan_process process; /* until the plan has it */
+	int *memory_fds;             /* by region; -1 where there is none, borrowed from vm->fds */
 	struct fill *fill;
 };
 

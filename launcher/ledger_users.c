@@ -1,6 +1,5 @@
 #include <dirent.h>
 #include <fcntl.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 
 #include "ledger_users.h"
 #include "quote.h"
+#include "users.h"
 #include "util.h"
 
 #define USERS "/run/user"
@@ -51,22 +51,6 @@ static bool is_locked(const struct reading *r, int dirfd)
 			return true;
 	}
 	return false;
-}
-
-/* From the file, as a static program should not load what else may know users; one who is not in it
- * is told by number. */
-static char *user_name(uid_t user)
-{
-	FILE *file = fopen("/etc/passwd", "re");
-	char *name = NULL;
-	struct passwd *entry;
-
-	while (file && !name && (entry = fgetpwent(file)))
-		if (entry->pw_uid == user)
-			name = xstrdup(entry->pw_name);
-	if (file)
-		fclose(file);
-	return name ? name : xasprintf("%u", user);
 }
 
 /* What is printed on root's terminal must not act on it. */

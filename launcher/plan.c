@@ -44,6 +44,7 @@ void plan_free(struct plan *plan)
 	free(plan->memory);
 	free(plan->distances);
 	free(plan->memory_path);
+	plan_process_free(&plan->process);
 	free(plan);
 }
 

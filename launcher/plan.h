@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <hwloc.h>
 #include <json-c/json.h>
@@ -59,6 +60,24 @@ struct plan_memory {
 	                  plan.json */
 };
 
+/* Who QEMU is to the kernel, and what it may do; decided when it is launched, see privileges.h. */
+struct plan_process {
+	bool known; /* false: nothing was decided */
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups; /* supplementary */
+	size_t n_groups;
+	uint64_t capabilities; /* bit N is capability N of <linux/capability.h> */
+	bool sandbox;          /* it confines itself to a seccomp filter */
+	bool locks;            /* it locks memory. Not in plan.json */
+};
+void plan_process_free(struct plan_process *process);
+
+/* For plan_to_json() and back, which distrusts as that does. */
+struct json_object *plan_process_to_json(const struct plan_process *process);
+int plan_process_from_json(struct json_object *json, struct plan_process *process,
+                           struct error *err);
+
 struct plan {
 	char *name;
 	enum accel accel;
@@ -80,6 +99,7 @@ struct plan {
 	bool kernel_threads; /* the kernel may run threads of its own for this VM (KVM, vhost) */
 	bool pages_required; /* huge pages that turn out smaller are a failure, not a fact */
 	char *memory_path;   /* of BACKING_PATH */
+	struct plan_process process;
 	hwloc_bitmap_t siblings; /* CPUs kept idle beside dedicated vCPUs (smt: isolate) */
 	char **why;              /* one sentence each: what was chosen, what was rejected */
 	size_t n_why;

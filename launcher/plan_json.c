@@ -140,6 +140,8 @@ struct json_object *plan_to_json(const struct plan *plan)
 	json_add_bool(json, "pages-required", plan->pages_required);
 	json_add_bool(json, "kernel-threads", plan->kernel_threads);
 	json_object_object_add(json, "idle-siblings", set_json(plan->siblings));
+	if (plan->process.known)
+		json_object_object_add(json, "process", plan_process_to_json(&plan->process));
 	json_object_object_add(json, "why", lines_json(plan->why, plan->n_why));
 	json_object_object_add(json, "warnings", lines_json(plan->warnings, plan->n_warnings));
 	return json;
@@ -455,6 +457,7 @@ struct plan *plan_from_json(struct json_object *json, struct error *err)
 {
 	cleanup_plan struct plan *plan = plan_new();
 	cleanup_bitmap hwloc_bitmap_t siblings = NULL;
+	struct json_object *process;
 
 	if (read_header(plan, json, err) < 0 || read_vcpus(plan, json, err) < 0 ||
 	    read_iothreads(plan, json, err) < 0 || read_memory(plan, json, err) < 0 ||
@@ -462,6 +465,9 @@ struct plan *plan_from_json(struct json_object *json, struct error *err)
 	    get_set(json, "idle-siblings", &siblings, err) < 0 ||
 	    read_lines(json, "why", &plan->why, &plan->n_why, err) < 0 ||
 	    read_lines(json, "warnings", &plan->warnings, &plan->n_warnings, err) < 0)
+		return NULL;
+	if (json_object_object_get_ex(json, "process", &process) &&
+	    plan_process_from_json(process, &plan->process, err) < 0)
 		return NULL;
 	hwloc_bitmap_copy(plan->siblings, siblings);
 	return plan_check(plan, err) == 0 ? take_pointer(&plan) : NULL;

@@ -2,6 +2,7 @@
 
 #include "argv.h"
 #include "launch.h"
+#include "privileges.h"
 #include "util.h"
 
 static int choose_accel(struct planning *planning, const struct spec *spec, struct error *err)
@@ -11,7 +12,7 @@ static int choose_accel(struct planning *planning, const struct spec *spec, stru
 	planning->accel = spec->qemu.accel;
 	if (planning->accel == ACCEL_TCG)
 		return 0;
-	if (kvm_works(&reason)) {
+	if (privileges_kvm_works(spec, &reason)) {
 		planning->accel = ACCEL_KVM;
 		return 0;
 	}

@@ -10,6 +10,7 @@
 
 #include "kernel.h"
 #include "memory.h"
+#include "privileges.h"
 #include "spawn.h"
 #include "util.h"
 
@@ -91,7 +92,7 @@ static void child_limits(const struct plan *plan)
 
 	/* Without the privilege mlockall() may still work (CAP_IPC_LOCK, a high limit): QEMU tells.
 	 */
-	if (plan->locked)
+	if (plan->locked || plan->process.locks)
 		setrlimit(RLIMIT_MEMLOCK, &unlimited);
 }
 
@@ -102,6 +103,7 @@ static void child_main(const struct command_line *line, const struct plan *plan,
 {
 	cleanup_free int *high = xcalloc(line->n_inherited, sizeof(*high));
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	const char *what = NULL;
 	char word;
 
 	if (dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
@@ -123,6 +125,8 @@ static void child_main(const struct command_line *line, const struct plan *plan,
 	if (got != 1)
 		_exit(EXIT_NOT_EXECUTED);
 	child_descriptors(line, fds, high);
+	if (privileges_take(&plan->process, &what) < 0)
+		child_fail(what);
 	execv(line->argv[0], line->argv);
 	child_fail(line->argv[0]);
 }

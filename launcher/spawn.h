@@ -22,6 +22,7 @@ struct qemu {
 /* Forks a child that waits. When released it is QEMU in a session of its own, its affinity that of
  * the emulator (so every thread it creates is born in the right place), its memory policy on the
  * emulator's node (or confined, with restrictive), its memory lock unlimited if the plan locks, its
+ * user and capabilities as in plan->process, its
  * output in `log`, and exactly the descriptors of the command line open. If the launcher dies
  * before that, the child ends. `fds[i]` is the launcher's descriptor for line->inherited[i]; all
  * are borrowed. Call it while the process has one thread. */

@@ -37,6 +37,11 @@ void verify_threads(const struct plan *plan, const struct threads *threads, stru
 int verify_memory(const struct plan *plan, pid_t pid, const struct residency *known, bool all,
                   struct checks *checks, struct error *err);
 
+/* Who QEMU is to the kernel, and what it may do: user, groups, capabilities, no_new_privs, seccomp,
+ * of its main thread, from which all others have them. -1 (EXIT_FAILED) if the process cannot be
+ * read. */
+int verify_process(const struct plan *plan, pid_t pid, struct checks *checks, struct error *err);
+
 /* Everything that failed, one line each; EXIT_VERIFY. 0 if nothing did. */
 int verify_verdict(const struct checks *checks, struct error *err);
 
