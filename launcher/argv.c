@@ -415,6 +415,8 @@ struct command_line *command_line(const struct spec *spec, const struct plan *pl
 		argv_option(&b, "-device", "intel-iommu,intremap=on,eim=on");
 	if (argv_devices(&b, err) < 0)
 		return NULL;
+	for (size_t i = 0; i < spec->qemu.n_args; i++)
+		add_word(&b, xstrdup(spec->qemu.args[i]));
 	qsort(line->inherited, line->n_inherited, sizeof(*line->inherited), compare_inherited);
 	return take_pointer(&line);
 }

@@ -120,9 +120,7 @@ static int run(const struct invocation *call)
 		return command_fail(&err);
 	if (runs)
 		plan_why(plan, "a VM \"%s\" runs now: what it holds counts as free", spec->name);
-	if (planning.accel_reason)
-		plan_warn(plan, "qemu.accel is tcg, as KVM does not work here: %s",
-		          planning.accel_reason);
+	planning_warn(&planning, spec, plan);
 	return invocation_option(call, "json") ? print_json(plan, line) : print_plan(plan, line);
 }
 
@@ -130,6 +128,7 @@ static const struct command_option options[] = {
 	OPTION_JSON,
 	{ "host", "H", "plan for this host: an hwloc XML file or a synthetic description" },
 	OPTION_RESERVE,
+	OPTION_ALLOW_ARGS,
 	{ "qemu-caps", "FILE", "plan for a QEMU that is not here, by its recorded capabilities" },
 	{ 0 },
 };

@@ -50,6 +50,7 @@ static int run(const struct invocation *call)
 
 static const struct command_option options[] = {
 	OPTION_RESERVE,
+	OPTION_ALLOW_ARGS,
 	{ "quiet", NULL, "say nothing but warnings and errors" },
 	{ 0 },
 };

@@ -165,7 +165,7 @@ static int run(const struct invocation *call)
 	return result < 0 ? command_fail(&err) : result;
 }
 
-static const struct command_option options[] = { OPTION_RESERVE, { 0 } };
+static const struct command_option options[] = { OPTION_RESERVE, OPTION_ALLOW_ARGS, { 0 } };
 
 const struct command cmd_start = {
 	.name = "start",

@@ -35,9 +35,7 @@ static int claim(struct launching *l, struct error *err)
 	/* The fill's threads have no business where another VM is alone. */
 	hwloc_bitmap_andnot(l->planning.host->allowed, l->planning.host->allowed,
 	                    claims->dedicated);
-	if (l->planning.accel_reason)
-		plan_warn(vm->plan, "qemu.accel is tcg, as KVM does not work here: %s",
-		          l->planning.accel_reason);
+	planning_warn(&l->planning, vm->spec, vm->plan);
 	return vm_write_plan(&vm->dir, vm->plan, err);
 }
 

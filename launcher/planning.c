@@ -62,6 +62,18 @@ int planning_begin(struct planning *planning, const struct spec *spec, const cha
 	return load_caps(planning, spec, caps_file, err);
 }
 
+void planning_warn(const struct planning *planning, const struct spec *spec, struct plan *plan)
+{
+	if (planning->accel_reason)
+		plan_warn(plan, "qemu.accel is tcg, as KVM does not work here: %s",
+		          planning->accel_reason);
+	if (spec->qemu.n_args)
+		plan_warn(plan,
+		          "qemu.args: what these %zu words give QEMU is not placed: its memory may "
+		          "be anywhere, its threads count as the emulator's",
+		          spec->qemu.n_args);
+}
+
 void planning_end(struct planning *planning)
 {
 	host_free(planning->host);

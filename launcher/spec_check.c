@@ -362,7 +362,7 @@ void spec_check(struct parse *parse)
 		check_vcpus,        check_topology,      check_cpu,       check_guest_nodes,
 		check_distances,    check_vcpupin,       check_vcpusched, check_emulatorsched,
 		check_iothreads,    check_iothreadsched, check_real_time, spec_check_memory,
-		spec_check_devices,
+		spec_check_devices, spec_check_args,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(checks); i++)

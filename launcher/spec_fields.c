@@ -497,9 +497,9 @@ static const struct field qemu_rows[] = {
 	STRING("user", "user that QEMU runs as", .absent = "the launcher's", SPEC(qemu.user),
 	       .longest = 32, .pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
 	       .what = "a user name or number"),
-	NAMES("args", "more words for QEMU's command line", SPEC(qemu.args),
-	      COUNT(struct spec, qemu.n_args), .max = 256, .what = "printable text on one line",
-	      .not_yet = "leave it out"),
+	NAMES("args", "more words for QEMU's command line, honoured only with --allow-args",
+	      SPEC(qemu.args), COUNT(struct spec, qemu.n_args), .max = 256,
+	      .what = "printable text on one line"),
 };
 static const struct field_table qemu_table = TABLE(qemu_rows, struct spec);
 

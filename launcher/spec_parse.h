@@ -57,5 +57,6 @@ void spec_resolve(struct parse *parse);
 void spec_check(struct parse *parse);
 void spec_check_memory(struct parse *parse);
 void spec_check_devices(struct parse *parse);
+void spec_check_args(struct parse *parse);
 
 #endif

@@ -51,12 +51,27 @@ static bool take_reserve(const struct invocation *call, struct spec *spec)
 	return true;
 }
 
+/* A spec may be somebody else's. These words are no data: what they make QEMU do, it does as us. */
+static bool may_have_args(const struct invocation *call, const struct spec *spec)
+{
+	if (!spec->qemu.n_args || invocation_option(call, "allow-args"))
+		return true;
+	fprintf(stderr,
+	        "%s: /qemu/args: these %zu words for QEMU are honoured only with --allow-args, as "
+	        "they can do all that QEMU can; read them first, or leave them out\n",
+	        call->args[0], spec->qemu.n_args);
+	return false;
+}
+
 struct spec *spec_of_call(const struct invocation *call, int *code)
 {
 	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
 
-	*code = spec ? EXIT_USAGE : EXIT_SPEC;
-	if (!spec || !take_reserve(call, spec))
+	*code = EXIT_SPEC;
+	if (!spec || !may_have_args(call, spec))
+		return NULL;
+	*code = EXIT_USAGE;
+	if (!take_reserve(call, spec))
 		return NULL;
 	return take_pointer(&spec);
 }

@@ -20,4 +20,11 @@ struct spec *spec_of_call(const struct invocation *call, int *code);
 		"reserve", "N", "keep N cores for the host (placement.reserve of the spec)"        \
 	}
 
+#define OPTION_ALLOW_ARGS                                                                          \
+	{                                                                                          \
+		"allow-args", NULL,                                                                \
+		    "honour qemu.args of the spec: words that can do all that "                    \
+		    "QEMU can"                                                                     \
+	}
+
 #endif
