@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "spec_report.h"
+#include "trust.h"
 #include "util.h"
 
 #define ERRORS_SHOWN 100
@@ -63,12 +64,30 @@ static bool may_have_args(const struct invocation *call, const struct spec *spec
 	return false;
 }
 
+/* So may a program of theirs be that is no QEMU. */
+static bool may_have_binary(const struct invocation *call, const struct spec *spec)
+{
+	cleanup_free char *doubt = NULL;
+
+	if (*spec->qemu.binary != '/' || invocation_option(call, "allow-args"))
+		return true;
+	doubt = trust_doubt(spec->qemu.binary);
+	if (!doubt)
+		return true;
+	fprintf(
+	    stderr,
+	    "%s: /qemu/binary: %s, so what would be run as you may be anything; use a QEMU that "
+	    "is yours or root's, or trust this spec (--allow-args)\n",
+	    call->args[0], doubt);
+	return false;
+}
+
 struct spec *spec_of_call(const struct invocation *call, int *code)
 {
 	cleanup_spec struct spec *spec = spec_load_or_report(call->args[0]);
 
 	*code = EXIT_SPEC;
-	if (!spec || !may_have_args(call, spec))
+	if (!spec || !may_have_args(call, spec) || !may_have_binary(call, spec))
 		return NULL;
 	*code = EXIT_USAGE;
 	if (!take_reserve(call, spec))
