@@ -53,7 +53,7 @@ static int write_state(struct vm *vm, const char *state, struct error *err)
 	return vm_write_state(&vm->dir, &vm->state, err);
 }
 
-static void start_state(struct vm *vm)
+static int start_state(struct vm *vm, struct error *err)
 {
 	/* Later commands run elsewhere. */
 	char *spec = realpath(vm->spec->file, NULL);
@@ -64,6 +64,12 @@ static void start_state(struct vm *vm)
 	vm->state.qemu = vm->qemu.pid;
 	vm->state.qemu_start = kernel_start_time(vm->qemu.pid);
 	vm->state.started = (int64_t)time(NULL);
+	/* Without it, no later command would believe that these are the VM's. */
+	if (vm->state.launcher_start && vm->state.qemu_start)
+		return 0;
+	return error_set(err, EXIT_FAILED,
+	                 "cannot read when processes were started (/proc/%d/stat)",
+	                 vm->state.launcher_start ? vm->qemu.pid : getpid());
 }
 
 static void on_event(void *data, const char *event, struct json_object *arguments)
@@ -130,8 +136,7 @@ static int start_qemu(struct launching *l, struct error *err)
 		hwloc_bitmap_zero(nodes);
 	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, &vm->qemu, err) < 0)
 		return -1;
-	start_state(vm);
-	if (write_state(vm, "starting", err) < 0 ||
+	if (start_state(vm, err) < 0 || write_state(vm, "starting", err) < 0 ||
 	    guard_start(&vm->guard, vm->qemu.pidfd, l->options->terminal, err) < 0 ||
 	    spawn_release(&vm->qemu, err) < 0)
 		return -1;

@@ -146,17 +146,18 @@ void vm_dir_close(struct vm_dir *vm)
 void vm_dir_remove(struct vm_dir *vm)
 {
 	/* The state goes before the plan: a state without a plan would be a VM that holds what
-	 * nobody knows. */
+	 * nobody knows. The lock goes last, and only then: it is what says that the rest is a
+	 * VM's, to whoever looks next. */
 	static const char *const files[] = {
 		VM_COMMANDS,    VM_MONITOR,      VM_SERIAL,           VM_LOG, VM_STATE, VM_PLAN,
-		VM_PLAN ".new", VM_STATE ".new", VM_COMMANDS ".lock", "lock",
+		VM_PLAN ".new", VM_STATE ".new", VM_COMMANDS ".lock",
 	};
+	bool gone = vm->dirfd >= 0;
 
-	if (vm->dirfd < 0)
-		return;
-	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
-		unlinkat(vm->dirfd, files[i], 0);
-	rmdir(vm->path);
+	for (size_t i = 0; i < ARRAY_SIZE(files) && vm->dirfd >= 0; i++)
+		gone &= unlinkat(vm->dirfd, files[i], 0) == 0 || errno == ENOENT;
+	if (gone && (unlinkat(vm->dirfd, "lock", 0) == 0 || errno == ENOENT))
+		rmdir(vm->path);
 }
 
 /* True if somebody holds the VM's lock, or it cannot be told. If not, we do, in vm->lock, unless

@@ -74,6 +74,16 @@ static struct json_object *read_json(const struct vm_dir *vm, const char *name, 
 	return json;
 }
 
+static int write_json(const struct vm_dir *vm, const char *name, struct json_object *json,
+                      struct error *err)
+{
+	const char *text = json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN);
+
+	if (write_file_atomic(vm->dirfd, name, text, err) < 0)
+		return error_prefix(err, "%s: ", vm->path);
+	return 0;
+}
+
 struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err)
 {
 	cleanup_json struct json_object *json = read_json(vm, VM_PLAN, err);
@@ -88,8 +98,7 @@ int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error
 {
 	cleanup_json struct json_object *json = plan_to_json(plan);
 
-	return write_file_atomic(vm->dirfd, VM_PLAN,
-	                         json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), err);
+	return write_json(vm, VM_PLAN, json, err);
 }
 
 static const char *text_of(struct json_object *json, const char *key)
@@ -151,8 +160,7 @@ int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct
 	json_add_int(json, "qemu", state->qemu);
 	json_add_int(json, "qemu-start", (int64_t)state->qemu_start);
 	json_add_int(json, "started", state->started);
-	return write_file_atomic(vm->dirfd, VM_STATE,
-	                         json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), err);
+	return write_json(vm, VM_STATE, json, err);
 }
 
 void vm_state_free(struct vm_state *state)

@@ -535,6 +535,25 @@ static void a_socket_listens_however_long_the_path(void **state)
 	assert_int_equal(access(vm.path, F_OK), -1);
 }
 
+/* Where a file cannot be removed, the lock stays: by it the next command knows what it may remove.
+ */
+static void what_cannot_be_removed_now_is_removed_next_time(void **state)
+{
+	struct runtime *runtime = *state;
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	cleanup_free char *log = xasprintf("%s/a/qemu.log", runtime->path);
+
+	add(&ledger, "a", "1", &vm);
+	assert_int_equal(mkdir(log, 0700), 0); /* which unlink(2) does not remove */
+	vm_dir_remove(&vm);
+	vm_dir_close(&vm);
+	assert_true(exists(runtime, "a/lock"));
+	assert_int_equal(rmdir(log), 0);
+	assert_living(&ledger, "");
+	assert_false(exists(runtime, "a"));
+}
+
 /* A thousand vCPUs that may run on every second CPU of four thousand. */
 static void the_plan_of_a_huge_vm_is_read_back(void **state)
 {
@@ -628,6 +647,7 @@ int main(void)
 		test(a_lock_that_is_a_link_is_not_followed),
 		test(two_processes_never_claim_at_once),
 		test(a_socket_listens_however_long_the_path),
+		test(what_cannot_be_removed_now_is_removed_next_time),
 		test(the_plan_of_a_huge_vm_is_read_back),
 		test(a_file_of_more_values_than_any_plan_is_not_parsed),
 		test(last_words_are_few_and_whole),
