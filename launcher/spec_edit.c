@@ -54,17 +54,20 @@ static size_t end_of_line(const char *text, size_t at)
 	}
 }
 
-/* The blanks before a value or key that is the first on its line; NULL if something else is. The
- * caller frees. */
-static char *indent_of(const struct document *document, size_t offset)
+/* The blanks at the begin of the line on which a value or key is the first but for comments; NULL
+ * if something else is. The caller frees. */
+static char *indent_of(const char *text, const struct document *document, size_t offset)
 {
-	size_t start = offset;
+	size_t start = offset, blanks;
 
 	while (start && strchr(" \t", document->text[start - 1]))
 		start--;
 	if (start && document->text[start - 1] != '\n')
 		return NULL;
-	return xasprintf("%.*s", (int)(offset - start), document->text + start);
+	blanks = strspn(text + start, " \t");
+	if (blanks > offset - start)
+		blanks = offset - start;
+	return xasprintf("%.*s", (int)blanks, text + start);
 }
 
 /* Behind the last of several. Where each has a line of its own, the new one gets one, too, below
@@ -72,7 +75,7 @@ static char *indent_of(const struct document *document, size_t offset)
 static void add_behind(char **text, const struct document *document, const struct place *last,
                        const char *what)
 {
-	cleanup_free char *indent = indent_of(document, last->offset);
+	cleanup_free char *indent = indent_of(*text, document, last->offset);
 	size_t line_end = end_of_line(*text, last->end);
 
 	if (!indent || line_end == last->end) {
@@ -99,10 +102,9 @@ static void add_first(char **text, const struct document *document, const struct
 /* What is to stand at `pointer` ("/a/b" or "/-") below a value that is not there yet. */
 static char *nest(const char *pointer, const char *json)
 {
-	size_t length = strcspn(pointer + 1, "/");
-
 	if (!*pointer)
 		return xstrdup(json);
+	size_t length = strcspn(pointer + 1, "/");
 	cleanup_free char *below = nest(pointer + 1 + length, json);
 	if (strcmp(pointer, "/-") == 0)
 		return xasprintf("[ %s ]", below);

@@ -164,13 +164,25 @@ static void promise_json(const char *value)
 	        "more than JSON: %s", value);
 }
 
-static void promise_line(const struct command_line *line)
+/* What the spec has for QEMU stands behind all else, as it is: the user allowed that. */
+static size_t words_before_args(const struct command_line *line, const struct spec *spec)
 {
+	size_t before = line->argc - spec->qemu.n_args;
+
+	promise(line->argc > spec->qemu.n_args, "only words of the spec");
+	for (size_t i = 0; i < spec->qemu.n_args; i++)
+		promise(strcmp(line->argv[before + i], spec->qemu.args[i]) == 0, "argument %zu", i);
+	return before;
+}
+
+static void promise_line(const struct command_line *line, const struct spec *spec)
+{
+	size_t words = words_before_args(line, spec);
 	bool paused = false;
 
 	promise(line->argc > 0 && line->argv[0][0] == '/', "no absolute path");
 	promise(!line->argv[line->argc], "words without an end");
-	for (size_t i = 1; i < line->argc; i++) {
+	for (size_t i = 1; i < words; i++) {
 		const char *word = line->argv[i];
 		size_t known = 0;
 
@@ -180,7 +192,7 @@ static void promise_line(const struct command_line *line)
 		paused |= strcmp(word, "-S") == 0;
 		if (options[known].value == WITHOUT)
 			continue;
-		promise(++i < line->argc, "%s without a value", word);
+		promise(++i < words, "%s without a value", word);
 		bool json = options[known].value == JSON || line->argv[i][0] == '{';
 		if (json && options[known].value != VERBATIM)
 			promise_json(line->argv[i]);
@@ -260,7 +272,7 @@ static void launch_on(const struct spec *spec, const struct host *host, const st
 		line = command_line(spec, plan, caps, &err);
 	}
 	if (line) {
-		promise_line(line);
+		promise_line(line, spec);
 		return;
 	}
 	promise_error(&err);

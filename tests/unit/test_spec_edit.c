@@ -55,6 +55,10 @@ static void a_member_is_added_in_the_manner_of_the_others(void **state)
 	           "{\n  \"a\": 1, // one\n  \"b\": 2\n}\n");
 	assert_set("{\n  \"a\": 1 /* one,\n  two */ // three\n}\n", "/b", "2",
 	           "{\n  \"a\": 1, /* one,\n  two */ // three\n  \"b\": 2\n}\n");
+	assert_set("{\n  /* one */ \"a\": 1\n}\n", "/b", "2",
+	           "{\n  /* one */ \"a\": 1,\n  \"b\": 2\n}\n");
+	assert_set("{ /* one\n two */ \"a\": 1\n}\n", "/b", "2",
+	           "{ /* one\n two */ \"a\": 1,\n \"b\": 2\n}\n");
 	assert_set("{\n  \"a\": 1 }\n", "/b", "2", "{\n  \"a\": 1,\n  \"b\": 2 }\n");
 	assert_set("{ // nothing\n}", "/b", "2", "{ \"b\": 2 // nothing\n}");
 }
