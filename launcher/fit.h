@@ -64,6 +64,8 @@ struct fit_problem {
 	bool spare_last;         /* it can have one of those that are kept for the host */
 	bool apart;              /* no two units on a node: they were made to be spread */
 	uint32_t slow;           /* TERM_SLOW of every solution */
+	uint64_t effort;         /* steps that a search may take; a few nanoseconds each */
+	bool any;                /* the first solution will do */
 
 	struct fit_core *cores;
 	struct fit_group *groups;
@@ -87,12 +89,20 @@ struct fit_choice {
 	unsigned *amounts;      /* CPUs, by unit and group of the node */
 	size_t aside;           /* the core that is kept for the emulator; SIZE_MAX: none is */
 	bool one;               /* only one CPU of it */
+	uint64_t work;          /* steps that it took */
+	bool cut;               /* it may not be the best: there are too many ways */
 };
 
-/* The best choice for these dedicated units on the node; false: they do not fit. The caller frees
- * choice.amounts. */
+/* Only very many sizes of guest nodes on one host node of very many L3 groups need more steps to be
+ * divided; and what each adds to fit_choice.work. */
+#define FIT_STEPS_MAX 100000
+#define FIT_STEPS_LEAST 500
+#define FIT_STEP_WORK 64
+
+/* The best choice for these dedicated units on the node, or, after so many steps, the best so far;
+ * false: they do not fit. The caller frees choice.amounts. */
 bool fit_cpus(const struct fit_problem *problem, size_t node, const size_t *units, size_t n_units,
-              enum fit_spare spare, struct fit_choice *choice);
+              enum fit_spare spare, uint64_t steps, struct fit_choice *choice);
 
 /* How many CPUs of each of the group's cores are given out when the group gives `amount`. `given`
  * has room for group.count. */
@@ -104,9 +114,11 @@ struct fit_solution {
 	size_t *nodes;        /* by unit */
 	bool *degraded;       /* by unit */
 	size_t emulator_node; /* where it is NEAR or SIBLING; SIZE_MAX: not */
+	bool cut;             /* the search was cut off: there may be a better one */
 };
 
-/* The best solution, or false: there is none. `banned` (by node, or NULL) are not used. */
+/* The best solution, or false: there is none, or, if it is `cut`, none was found. `banned` (by
+ * node, or NULL) are not used. */
 bool fit_search(const struct fit_problem *problem, const bool *banned,
                 struct fit_solution *solution);
 void fit_solution_free(struct fit_solution *solution);

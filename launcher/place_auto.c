@@ -106,8 +106,8 @@ static void give_dedicated(struct placing *p, const struct fit_problem *problem,
 		for (size_t i = 0; i < problem->n_units; i++)
 			if (solution->nodes[i] == n)
 				units[count++] = i;
-		if (count == 0 ||
-		    !fit_cpus(problem, n, units, count, spare_on(solution, n), &choice))
+		if (count == 0 || !fit_cpus(problem, n, units, count, spare_on(solution, n),
+		                            FIT_STEPS_MAX, &choice))
 			continue;
 		for (size_t g = 0; g < node->count; g++)
 			give_group(p, problem, &problem->groups[node->first + g], &choice, g, units,
@@ -291,7 +291,7 @@ static void place_emulator(struct placing *p, const struct fit_problem *problem,
 
 /* The best solution so far, and its problem. */
 struct answer {
-	bool found;
+	bool found, cut;     /* cut: there may be a better one, or one at all */
 	hwloc_bitmap_t kind; /* NULL: all CPUs */
 	struct fit_problem problem;
 	struct fit_solution solution;
@@ -317,6 +317,7 @@ static void try_kind(struct placing *p, hwloc_const_bitmap_t kind, unsigned slow
 	place_problem(p, kind, &next.problem);
 	next.problem.slow = slow;
 	next.found = fit_search(&next.problem, NULL, &next.solution);
+	answer->cut = next.cut = answer->cut || next.solution.cut;
 	if (answer->problem.nodes &&
 	    (!next.found || (answer->found && place_cost_compare(&answer->solution.cost,
 	                                                         &next.solution.cost) <= 0))) {
@@ -439,6 +440,7 @@ static bool try_split(struct placing *p, const struct split *split, struct answe
 
 	make_nodes(p, split);
 	try_kinds(p, &next);
+	answer->cut |= next.cut;
 	if (!next.found ||
 	    (answer->found &&
 	     (place_cost_difference(&next.solution.cost, &answer->solution.cost) > TERM_DEGRADED ||
@@ -446,6 +448,7 @@ static bool try_split(struct placing *p, const struct split *split, struct answe
 		answer_free(&next);
 		return false;
 	}
+	next.cut = answer->cut;
 	answer_free(answer);
 	*answer = next;
 	return true;
@@ -501,9 +504,19 @@ int place_auto(struct placing *p, struct error *err)
 	try_kinds(p, &answer);
 	if (!is_granted(&answer) && may_split(p))
 		try_splits(p, &answer);
+	if (!answer.found && answer.cut)
+		return error_set(
+		    err, EXIT_GRANT,
+		    "no placement of the %zu guest nodes was found, but not every way was "
+		    "tried: there are too many with so many sizes; give the guest nodes "
+		    "fewer sizes, or pin some",
+		    p->plan->n_memory);
 	if (!answer.found)
 		return place_refuse(p, &answer.problem, err);
 	place_available(p, answer.kind, available);
+	if (answer.cut)
+		plan_why(p->plan, "the search was cut off: there are too many ways to place guest "
+		                  "nodes of so many sizes; this is the best that was found");
 	place_explain(p, &answer.problem, &answer.solution);
 	if (answer.problem.dedicated)
 		give_dedicated(p, &answer.problem, &answer.solution, available);

@@ -19,6 +19,7 @@ struct placing {
 	hwloc_bitmap_t pinned_vcpus; /* of these, those of vCPUs */
 	bool made_nodes;             /* the guest nodes are placement's own making */
 	unsigned waived;             /* enum demand bits: what does not count for now */
+	bool any;                    /* any placement will do, and not much effort */
 };
 
 /* What can stand in the way of a placement. */

@@ -5,6 +5,10 @@
 #include "place_parts.h"
 #include "util.h"
 
+/* Steps of a search: more than any VM of a few sizes of guest nodes needs. */
+#define EFFORT UINT64_C(90000000)
+#define EFFORT_ANY UINT64_C(2000000) /* where there are many questions */
+
 static bool counts(const struct placing *p, enum demand demand)
 {
 	return !(p->waived & 1U << demand);
@@ -445,6 +449,8 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 		.emulator_must =
 		    p->spec->placement.emulator == EMULATOR_ISOLATE && counts(p, DEMAND_EMULATOR),
 		.apart = p->made_nodes,
+		.effort = p->any ? EFFORT_ANY : EFFORT,
+		.any = p->any,
 		.n_nodes = p->host->n_nodes,
 		.n_units = p->plan->n_memory,
 		.n_pools = 1,

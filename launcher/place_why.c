@@ -240,6 +240,7 @@ static bool possible_without(const struct placing *p, unsigned waived)
 	cleanup_bitmap hwloc_bitmap_t none = xbitmap();
 
 	other.waived = waived;
+	other.any = true;
 	if (waived & 1U << DEMAND_RESERVE)
 		other.reserve = none;
 	if (waived & 1U << DEMAND_CLAIMS)
@@ -289,6 +290,7 @@ static char *fewer_vcpus(const struct placing *p)
 	if (p->plan->n_memory != 1 || p->host->n_kinds > 1)
 		return NULL;
 	place_problem(p, NULL, &problem);
+	problem.any = true;
 	most = problem.units[0].vcpus;
 	/* fits: the most that are known to; most: the least that are known not to. */
 	while (fits + 1 < most) {

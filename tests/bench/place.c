@@ -18,7 +18,8 @@ struct shape {
 	unsigned nodes; /* of the guest; 0: it leaves that to us */
 	unsigned vcpus; /* of each */
 	unsigned last;  /* of the last one */
-	unsigned step;  /* each node has so many more than the one before */
+	unsigned
+	    step; /* each has so many more than the one before, until the 15th is like the first */
 	unsigned group; /* host nodes so many at a time are near each other; 0: all alike */
 	bool holes;     /* other VMs hold a CPU here and there */
 	bool fits;
@@ -28,6 +29,7 @@ struct shape {
 #define HOST_16 "numa:16(memory=68719476736) core:16 pu:1"
 #define HOST_64 "numa:64(memory=68719476736) l3:2 core:4 pu:2"
 #define HOST_4096 "numa:32(memory=68719476736) l3:8 core:8 pu:2"
+#define HOST_16_L3 "numa:1(memory=1099511627776) l3:16 core:8 pu:2"
 #define HOST_ONE "numa:1(memory=4398046511104) l3:256 core:8 pu:2"
 
 static const struct shape shapes[] = {
@@ -45,7 +47,14 @@ static const struct shape shapes[] = {
 	{ "4,096 CPUs, 1,000 vCPUs", HOST_4096, 0, 1000, 1000, 0, 8, true, true, 250 },
 	{ "4,096 CPUs, 16 guest nodes of 64", HOST_4096, 16, 64, 64, 0, 8, true, true, 250 },
 	{ "4,096 CPUs of one node, 2,000 vCPUs", HOST_ONE, 0, 2000, 2000, 0, 0, true, true, 250 },
-
+	/* Bin packing; none of these may take seconds. */
+	{ "64 nodes, 14 guest nodes, no two alike", HOST_64, 14, 1, 14, 1, 8, true, true, 1000 },
+	{ "64 nodes, 96 guest nodes of 14 sizes", HOST_64, 96, 2, 9, 1, 8, true, true, 1000 },
+	{ "the same, too many", HOST_64, 120, 2, 9, 1, 8, true, false, 1000 },
+	{ "4,096 CPUs, 40 guest nodes of 14 sizes", HOST_4096, 40, 20, 60, 5, 8, true, true, 1000 },
+	{ "one node, 16 L3 groups, 4 guest nodes", HOST_16_L3, 4, 20, 20, 0, 0, true, true, 50 },
+	{ "one node, 16 L3 groups, 16 guest nodes", HOST_16_L3, 16, 3, 21, 1, 0, true, true, 1000 },
+	{ "4,096 CPUs of one node, 100 guest nodes", HOST_ONE, 100, 3, 39, 3, 0, true, true, 1000 },
 };
 
 static void die(const char *message)
@@ -102,7 +111,7 @@ static struct spec *make_spec(const struct shape *shape)
 		fprintf(out, ", \"numa\": { \"nodes\": [");
 	for (unsigned i = 0; i < shape->nodes; i++) {
 		unsigned vcpus =
-		    i + 1 == shape->nodes ? shape->last : shape->vcpus + i * shape->step;
+		    i + 1 == shape->nodes ? shape->last : shape->vcpus + i % 14 * shape->step;
 		fprintf(out, "%s{ \"vcpus\": \"%u-%u\", \"memory\": \"1GiB\" }", i ? ", " : "",
 		        next, next + vcpus - 1);
 		next += vcpus;
