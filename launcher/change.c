@@ -286,5 +286,7 @@ int change_plan(const struct change *change, struct plan *plan, const struct hos
 	if (place_isolate(plan, host, err) < 0)
 		return -1;
 	place_find_nodes(plan, host);
+	if (place_check_siblings(plan, host, err) < 0)
+		return -1;
 	return place_check(plan, others, err);
 }

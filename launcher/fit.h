@@ -20,7 +20,8 @@
 /* A core as one VM finds it. */
 struct fit_core {
 	unsigned core;     /* index in host.cores */
-	unsigned take;     /* CPUs that vCPUs may have */
+	unsigned take;     /* CPUs that vCPUs may have, a multiple of problem.step */
+	unsigned odd;      /* CPUs that they could have, were they more */
 	unsigned isolated; /* how many of these are isolated */
 	unsigned spare;    /* CPUs that the emulator may have, as long as no vCPU has them */
 	bool whole;        /* nobody else has a part of it */
@@ -58,6 +59,7 @@ struct fit_unit {
 
 struct fit_problem {
 	bool dedicated, isolate; /* cpu-policy, smt */
+	unsigned step;           /* vCPUs come in so many on a core (smt: require); else 1 */
 	bool emulator;           /* the emulator is to have a CPU of its own */
 	bool emulator_must;      /* and nothing else will do */
 	bool spare_elsewhere;    /* it can have a CPU that is in no node */

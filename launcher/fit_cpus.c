@@ -23,7 +23,9 @@ static unsigned taken_of(const struct fit_problem *problem, size_t core, size_t 
 
 	if (core != aside)
 		return take;
-	return one ? take - 1 : 0;
+	if (!one)
+		return 0;
+	return (take + problem->cores[core].odd - 1) / problem->step * problem->step;
 }
 
 static weight core_weight(const struct fit_core *core, unsigned amount)
@@ -43,7 +45,7 @@ static void fill_table_simply(const struct fit_problem *problem, const struct fi
 
 	for (size_t i = group->first; i < group->first + group->count; i++) {
 		unsigned take = taken_of(problem, i, aside, false);
-		for (unsigned n = 1; n <= take; n++)
+		for (unsigned n = problem->step; n <= take; n += problem->step)
 			table[amount + n] = sum + core_weight(&problem->cores[i], n);
 		sum += core_weight(&problem->cores[i], take);
 		amount += take;
@@ -64,7 +66,7 @@ static weight *best_of_cores(const struct fit_problem *problem, const struct fit
 		unsigned take = taken_of(problem, group->first + i, aside, one);
 		for (unsigned n = 0; n < width; n++) {
 			weight least = NO_WEIGHT;
-			for (unsigned here = 0; here <= take && here <= n; here++) {
+			for (unsigned here = 0; here <= take && here <= n; here += problem->step) {
 				weight rest = best[(i + 1) * width + n - here];
 				if (rest != NO_WEIGHT && rest + core_weight(core, here) < least)
 					least = rest + core_weight(core, here);
@@ -269,7 +271,7 @@ static bool can_keep(const struct fit_core *core, enum fit_spare spare)
 {
 	if (spare == SPARE_CORE)
 		return core->spare && !core->pinned;
-	return core->take > core->isolated;
+	return core->take + core->odd > core->isolated;
 }
 
 /* A core of the same kind in the group was kept before. */
@@ -281,7 +283,8 @@ static bool kept_before(const struct fit_problem *problem, const struct fit_grou
 	for (size_t i = group->first; i < index; i++) {
 		const struct fit_core *other = &problem->cores[i];
 		if (can_keep(other, spare) && other->take == core->take &&
-		    other->isolated == core->isolated && other->whole == core->whole)
+		    other->odd == core->odd && other->isolated == core->isolated &&
+		    other->whole == core->whole)
 			return true;
 	}
 	return false;
@@ -289,8 +292,8 @@ static bool kept_before(const struct fit_problem *problem, const struct fit_grou
 
 static bool same_core(const struct fit_core *a, const struct fit_core *b)
 {
-	return a->take == b->take && a->isolated == b->isolated && a->spare == b->spare &&
-	       a->whole == b->whole && a->pinned == b->pinned;
+	return a->take == b->take && a->odd == b->odd && a->isolated == b->isolated &&
+	       a->spare == b->spare && a->whole == b->whole && a->pinned == b->pinned;
 }
 
 /* An earlier group has just such cores, so that keeping one of them was tried before. */
@@ -325,7 +328,8 @@ static bool solve_keeping(struct filling *f, enum fit_spare spare, struct fit_ch
 			continue;
 		for (size_t i = group->first; i < group->first + group->count; i++) {
 			struct fit_choice choice;
-			unsigned kept = spare == SPARE_CPU ? 1 : f->problem->cores[i].take;
+			unsigned take = f->problem->cores[i].take;
+			unsigned kept = take - taken_of(f->problem, i, i, spare == SPARE_CPU);
 			if (!can_keep(&f->problem->cores[i], spare) ||
 			    vcpus + kept > f->node->capacity ||
 			    kept_before(f->problem, group, i, spare))

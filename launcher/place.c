@@ -79,6 +79,7 @@ static void start_plan(struct placing *p, enum accel accel)
 	plan->cpu_policy = spec->placement.cpu_policy;
 	plan->smt = spec->placement.smt == SMT_UNSET ? SMT_PREFER : spec->placement.smt;
 	plan->emulator_policy = spec->placement.emulator;
+	plan->threads = plan->smt == SMT_REQUIRE ? spec_threads(spec) : 1;
 	plan->vcpus_online = spec->vcpus;
 	plan->locked = spec->backing.locked;
 	plan->pages_required = spec->strictness.hugepages == STRICTNESS_REQUIRE;
@@ -329,7 +330,8 @@ struct plan *place(const struct spec *spec, const struct host *host, const struc
 	}
 	find_reserve(&p);
 	start_plan(&p, accel);
-	if (take_pins(&p, err) < 0 || place_isolate(p.plan, host, err) < 0)
+	if (take_pins(&p, err) < 0 || place_isolate(p.plan, host, err) < 0 ||
+	    place_siblings(&p, err) < 0)
 		return NULL;
 	if ((spec->placement.mode == PLACEMENT_AUTO ? place_auto : place_static)(&p, err) < 0)
 		return NULL;
@@ -337,7 +339,8 @@ struct plan *place(const struct spec *spec, const struct host *host, const struc
 		if (!p.plan->iothreads[i].cpus)
 			p.plan->iothreads[i].cpus = xbitmap_dup(p.plan->emulator);
 	place_find_nodes(p.plan, host);
-	if (place_check(p.plan, claims, err) < 0 || place_memory(&p, err) < 0)
+	if (place_check_siblings(p.plan, host, err) < 0 || place_check(p.plan, claims, err) < 0 ||
+	    place_memory(&p, err) < 0)
 		return NULL;
 	place_warn(p.plan);
 	place_guest_view(&p);

@@ -26,6 +26,10 @@ int place_check_pin(const struct host *host, const char *what, hwloc_const_bitma
  * plan->siblings, to be left idle. */
 int place_isolate(struct plan *plan, const struct host *host, struct error *err);
 
+/* With smt "require", vCPUs 0 and 1, 2 and 3, … (plan->threads at a time) each have a CPU of the
+ * same core, one CPU each. */
+int place_check_siblings(const struct plan *plan, const struct host *host, struct error *err);
+
 /* Fills in the host node of each vCPU. */
 void place_find_nodes(struct plan *plan, const struct host *host);
 

@@ -399,9 +399,11 @@ struct split {
 
 static void split_evenly(const struct placing *p, size_t count, struct split *split)
 {
+	size_t step = place_step(p);
+
 	*split = (struct split){ .count = count };
 	for (size_t i = 0; i < count; i++) {
-		split->vcpus[i] = share_of(p->plan->n_vcpus, i, count);
+		split->vcpus[i] = share_of(p->plan->n_vcpus / step, i, count) * step;
 		split->pages[i] = share_of(p->spec->memory / grain(p), i, count);
 	}
 }
@@ -458,7 +460,8 @@ static bool try_split(struct placing *p, const struct split *split, struct answe
  * all, what grants most. */
 static void try_splits(struct placing *p, struct answer *answer)
 {
-	size_t most = p->host->n_nodes < p->plan->n_vcpus ? p->host->n_nodes : p->plan->n_vcpus;
+	size_t parts = p->plan->n_vcpus / place_step(p);
+	size_t most = p->host->n_nodes < parts ? p->host->n_nodes : parts;
 	struct split split, best = { 0 };
 	struct fit_problem whole;
 

@@ -72,6 +72,30 @@ int place_isolate(struct plan *plan, const struct host *host, struct error *err)
 	                 denied);
 }
 
+int place_check_siblings(const struct plan *plan, const struct host *host, struct error *err)
+{
+	size_t threads = plan->smt == SMT_REQUIRE ? (size_t)plan->threads : 1;
+
+	for (size_t i = 0; threads > 1 && i < plan->n_vcpus; i++) {
+		size_t first = i / threads * threads;
+		hwloc_const_bitmap_t cpus = plan->vcpus[i].cpus, others = plan->vcpus[first].cpus;
+		const struct host_core *core =
+		    host_core_of_cpu(host, (unsigned)hwloc_bitmap_first(others));
+		cleanup_free char *list = cpulist_format(cpus);
+		cleanup_free char *other = cpulist_format(others);
+		if (hwloc_bitmap_weight(cpus) == 1 && core &&
+		    hwloc_bitmap_isincluded(cpus, core->cpus))
+			continue;
+		cleanup_free char *siblings = core ? cpulist_format(core->cpus) : xstrdup("none");
+		return error_set(err, EXIT_GRANT,
+		                 "placement.smt is require, so vCPUs %zu-%zu are threads of one "
+		                 "core, but vCPU %zu has CPUs %s and vCPU %zu has %s (siblings: "
+		                 "%s); pin each to one of a core's siblings, or use prefer",
+		                 first, first + threads - 1, first, other, i, list, siblings);
+	}
+	return 0;
+}
+
 static int check_dedicated(const struct plan *plan, struct error *err)
 {
 	cleanup_bitmap hwloc_bitmap_t seen = xbitmap();

@@ -352,23 +352,39 @@ static void set_distances(struct placing *p)
 		                                              : guest_distance(p, i / n, i % n);
 }
 
-/* True when every pair of vCPUs (0 and 1, 2 and 3, …) has the two siblings of one host core. */
-static bool on_sibling_pairs(const struct placing *p)
+/* Each so many vCPUs, in order, have CPUs of one host core, one each. */
+static bool on_siblings(const struct placing *p, size_t threads)
 {
 	const struct plan *plan = p->plan;
 
-	if (plan->cpu_policy != CPU_POLICY_DEDICATED || plan->n_vcpus % 2)
+	if (plan->cpu_policy != CPU_POLICY_DEDICATED || plan->n_vcpus % threads)
 		return false;
-	for (size_t i = 0; i < plan->n_vcpus; i += 2) {
-		hwloc_const_bitmap_t a = plan->vcpus[i].cpus, b = plan->vcpus[i + 1].cpus;
+	for (size_t i = 0; i < plan->n_vcpus; i++) {
+		const struct plan_vcpu *vcpu = &plan->vcpus[i];
+		const struct plan_vcpu *first = &plan->vcpus[i / threads * threads];
 		const struct host_core *core =
-		    host_core_of_cpu(p->host, (unsigned)hwloc_bitmap_first(a));
-		if (hwloc_bitmap_weight(a) != 1 || hwloc_bitmap_weight(b) != 1 || !core ||
-		    !hwloc_bitmap_isincluded(b, core->cpus) ||
-		    plan->vcpus[i].guest_node != plan->vcpus[i + 1].guest_node)
+		    host_core_of_cpu(p->host, (unsigned)hwloc_bitmap_first(first->cpus));
+		if (hwloc_bitmap_weight(vcpu->cpus) != 1 || !core ||
+		    !hwloc_bitmap_isincluded(vcpu->cpus, core->cpus) ||
+		    vcpu->guest_node != first->guest_node)
 			return false;
 	}
 	return true;
+}
+
+/* Threads of a core of the guest: as many siblings of host cores as its vCPUs have side by side. */
+static int count_threads(const struct placing *p, int cores)
+{
+	size_t widest = 1;
+
+	for (size_t i = 0; i < p->host->n_cores; i++) {
+		size_t width = (size_t)hwloc_bitmap_weight(p->host->cores[i].cpus);
+		widest = width > widest ? width : widest;
+	}
+	for (size_t threads = widest; threads > 1; threads--)
+		if (cores % (int)threads == 0 && on_siblings(p, threads))
+			return (int)threads;
+	return 1;
 }
 
 /* Guest nodes of equal size, their vCPUs in order: each can be a socket of its own. */
@@ -406,7 +422,8 @@ void place_guest_view(struct placing *p)
 	plan->sockets = nodes_are_sockets(plan) ? (int)plan->n_memory : 1;
 	plan->cores = (int)plan->n_vcpus / plan->sockets;
 	/* TCG's own CPU is of a family that has no threads. */
-	plan->threads =
-	    plan->accel == ACCEL_KVM && plan->cores % 2 == 0 && on_sibling_pairs(p) ? 2 : 1;
+	if (plan->accel != ACCEL_KVM && plan->smt == SMT_REQUIRE)
+		plan_warn(plan, "the guest does not see its vCPUs as threads: TCG's CPU has none");
+	plan->threads = plan->accel == ACCEL_KVM ? count_threads(p, plan->cores) : 1;
 	plan->cores /= plan->threads;
 }

@@ -27,13 +27,16 @@ enum demand {
 	DEMAND_MEMORY,
 	DEMAND_PAGES,    /* huge pages; plain ones would do */
 	DEMAND_BOUND,    /* pins and host-nodes of the spec */
-	DEMAND_SMT,      /* isolate */
+	DEMAND_SMT,      /* isolate, require */
 	DEMAND_EMULATOR, /* isolate */
 	DEMAND_KIND,     /* cores of one kind */
 	DEMAND_RESERVE,  /* CPUs kept for the host */
 	DEMAND_CLAIMS,   /* CPUs that other VMs hold */
 	N_DEMANDS
 };
+
+/* With smt "require", vCPUs whose siblings are pinned go beside them. */
+int place_siblings(struct placing *p, struct error *err);
 
 /* Fills in what the spec does not pin: the design's rules for static. */
 int place_static(struct placing *p, struct error *err);
@@ -56,6 +59,9 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 /* The CPUs that automatic vCPUs, or the emulator, may have; `last`: when nothing else is left. */
 void place_available(const struct placing *p, hwloc_const_bitmap_t kind, hwloc_bitmap_t cpus);
 void place_spare(const struct placing *p, bool last, hwloc_bitmap_t cpus);
+
+/* How many vCPUs have to be on a core together: 1, but with smt "require". */
+unsigned place_step(const struct placing *p);
 
 /* Sizes of `count` guest nodes that some host nodes can hold together, where equal ones do not fit:
  * as equal as they allow. `problem` has the whole VM as its one unit; the shares are zero before.

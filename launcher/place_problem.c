@@ -50,6 +50,13 @@ void place_spare(const struct placing *p, bool last, hwloc_bitmap_t cpus)
 
 /* ---- cores ---- */
 
+unsigned place_step(const struct placing *p)
+{
+	bool pairs = p->plan->smt == SMT_REQUIRE && is_dedicated(p) && counts(p, DEMAND_SMT);
+
+	return pairs ? (unsigned)p->plan->threads : 1;
+}
+
 struct sets {
 	hwloc_bitmap_t available, spare;
 };
@@ -78,6 +85,8 @@ static struct fit_core describe_core(const struct placing *p, const struct sets 
 		result.take = result.take == size;
 		result.isolated = result.isolated && result.take;
 	}
+	result.odd = result.take % place_step(p);
+	result.take -= result.odd;
 	return result;
 }
 
@@ -358,8 +367,8 @@ static bool same_groups(const struct fit_problem *problem, const struct fit_grou
 	for (size_t i = 0; i < a->count; i++) {
 		const struct fit_core *x = &problem->cores[a->first + i];
 		const struct fit_core *y = &problem->cores[b->first + i];
-		if (x->take != y->take || x->isolated != y->isolated || x->spare != y->spare ||
-		    x->whole != y->whole || x->pinned != y->pinned)
+		if (x->take != y->take || x->odd != y->odd || x->isolated != y->isolated ||
+		    x->spare != y->spare || x->whole != y->whole || x->pinned != y->pinned)
 			return false;
 	}
 	return true;
@@ -444,6 +453,7 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 	*problem = (struct fit_problem){
 		.dedicated = is_dedicated(p),
 		.isolate = p->plan->smt == SMT_ISOLATE && counts(p, DEMAND_SMT),
+		.step = place_step(p),
 		.emulator = !p->plan->emulator && p->spec->placement.emulator != EMULATOR_SHARE &&
 		            (is_dedicated(p) || p->spec->placement.emulator == EMULATOR_ISOLATE),
 		.emulator_must =

@@ -126,12 +126,15 @@ bool place_uneven(const struct fit_problem *problem, size_t count, uint64_t page
 	size_t n_rooms = list_rooms(problem, page, rooms);
 	uint64_t vcpus = problem->units[0].vcpus;
 
-	if (vcpus < count || pages < count || !pick(rooms, n_rooms, count, vcpus, pages, picked))
+	if (vcpus / problem->step < count || pages < count ||
+	    !pick(rooms, n_rooms, count, vcpus, pages, picked))
 		return false;
 	qsort(picked, count, sizeof(*picked), compare_nodes);
 	for (size_t i = 0; i < count; i++)
-		limits[i] = picked[i].vcpus;
-	level(limits, count, vcpus, vcpu_shares);
+		limits[i] = picked[i].vcpus / problem->step;
+	level(limits, count, vcpus / problem->step, vcpu_shares);
+	for (size_t i = 0; i < count; i++)
+		vcpu_shares[i] *= problem->step;
 	for (size_t i = 0; i < count; i++)
 		limits[i] = picked[i].pages;
 	level(limits, count, pages, page_shares);

@@ -26,7 +26,10 @@ static char *unit_reason(const struct placing *p, const struct fit_problem *prob
 		return xstrdup("the spec names CPUs or memory of another node");
 	if (problem->dedicated ? what->vcpus > where->capacity : what->vcpus && !where->has_cpus)
 		return xasprintf("%u CPUs free%s, %u needed", where->capacity,
-		                 problem->isolate ? " on cores of their own" : "", what->vcpus);
+		                 problem->isolate    ? " on cores of their own"
+		                 : problem->step > 1 ? " in whole sets of siblings"
+		                                     : "",
+		                 what->vcpus);
 	if (what->memory <= pools[what->pool] || (what->may_degrade && what->memory <= pools[0]))
 		return NULL;
 	cleanup_free char *pages = plan_pages_name(region);
@@ -207,7 +210,7 @@ static const struct {
 	[DEMAND_MEMORY] = { "its memory", "less memory" },
 	[DEMAND_PAGES] = { "its huge pages", "plain pages" },
 	[DEMAND_BOUND] = { "its pins and host-nodes", "other pins and host-nodes" },
-	[DEMAND_SMT] = { "smt: isolate", "`smt: prefer`" },
+	[DEMAND_SMT] = { "its smt policy", "`smt: prefer`" },
 	[DEMAND_EMULATOR] = { "emulator: isolate", "`emulator: share`" },
 	[DEMAND_KIND] = { "cores of one kind", "pins to several kinds of cores" },
 	[DEMAND_RESERVE] = { "the CPUs kept for the host", "`--reserve 0`" },
@@ -225,7 +228,7 @@ static unsigned made_demands(const struct placing *p)
 		made |= (p->plan->memory[i].host_nodes != NULL) << DEMAND_BOUND;
 	}
 	made |= !hwloc_bitmap_iszero(p->pinned_vcpus) << DEMAND_BOUND;
-	made |= (p->plan->smt == SMT_ISOLATE) << DEMAND_SMT;
+	made |= (p->plan->smt == SMT_ISOLATE || p->plan->smt == SMT_REQUIRE) << DEMAND_SMT;
 	made |= (spec->placement.emulator == EMULATOR_ISOLATE) << DEMAND_EMULATOR;
 	made |= (p->host->n_kinds > 1) << DEMAND_KIND;
 	made |= !hwloc_bitmap_iszero(p->reserve) << DEMAND_RESERVE;
@@ -259,8 +262,16 @@ static unsigned smallest_conflict(const struct placing *p, unsigned made)
 	return made;
 }
 
+static const char *demand_name(const struct placing *p, enum demand demand)
+{
+	if (demand != DEMAND_SMT)
+		return demands[demand].name;
+	return p->plan->smt == SMT_REQUIRE ? "smt: require" : "smt: isolate";
+}
+
 /* The words of a set of demands, "a, b and c". */
-static char *list_demands(unsigned set, const char *first, const char *last, bool instead)
+static char *list_demands(const struct placing *p, unsigned set, const char *first,
+                          const char *last, bool instead)
 {
 	char *text = xstrdup(first);
 
@@ -268,11 +279,12 @@ static char *list_demands(unsigned set, const char *first, const char *last, boo
 		if (!(set & 1U << demand))
 			continue;
 		bool end = (set >> demand) == 1;
-		char *longer = xasprintf("%s%s%s", text,
-		                         !*text ? ""
-		                         : end  ? last
-		                                : ", ",
-		                         instead ? demands[demand].instead : demands[demand].name);
+		char *longer =
+		    xasprintf("%s%s%s", text,
+		              !*text ? ""
+		              : end  ? last
+		                     : ", ",
+		              instead ? demands[demand].instead : demand_name(p, demand));
 		free(text);
 		text = longer;
 	}
@@ -291,17 +303,19 @@ static char *fewer_vcpus(const struct placing *p)
 		return NULL;
 	place_problem(p, NULL, &problem);
 	problem.any = true;
-	most = problem.units[0].vcpus;
-	/* fits: the most that are known to; most: the least that are known not to. */
+	most = problem.units[0].vcpus / problem.step;
+	/* fits: the most that are known to, in steps; most: the least that are known not to. */
 	while (fits + 1 < most) {
-		problem.units[0].vcpus = fits + (most - fits) / 2;
+		unsigned next = fits + (most - fits) / 2;
+		problem.units[0].vcpus = next * problem.step;
 		if (!fit_search(&problem, NULL, &solution)) {
-			most = problem.units[0].vcpus;
+			most = next;
 			continue;
 		}
-		fits = problem.units[0].vcpus;
+		fits = next;
 		free(text);
-		text = xasprintf("%u vCPU%s on node %u", fits, fits > 1 ? "s fit" : " fits",
+		text = xasprintf("%u vCPU%s on node %u", fits * problem.step,
+		                 fits * problem.step > 1 ? "s fit" : " fits",
 		                 p->host->nodes[solution.nodes[0]].id);
 		fit_solution_free(&solution);
 	}
@@ -318,7 +332,7 @@ static char *nearest(const struct placing *p, unsigned conflict)
 	for (enum demand demand = 0; demand < N_DEMANDS; demand++)
 		if ((conflict & 1U << demand) && possible_without(p, 1U << demand))
 			enough |= 1U << demand;
-	cleanup_free char *without = enough ? list_demands(enough, "", " or ", true) : NULL;
+	cleanup_free char *without = enough ? list_demands(p, enough, "", " or ", true) : NULL;
 	if (fewer && without)
 		return xasprintf("%s; %zu need %s", fewer, p->plan->n_vcpus, without);
 	if (without)
@@ -370,7 +384,7 @@ int place_refuse(struct placing *p, const struct fit_problem *problem, struct er
 	cleanup_free char *reasons = all_reasons(p, problem);
 	cleanup_free char *first =
 	    xasprintf("%zu %svCPUs", p->plan->n_vcpus, problem->dedicated ? "dedicated " : "");
-	cleanup_free char *what = list_demands(conflict, first, " and ", false);
+	cleanup_free char *what = list_demands(p, conflict, first, " and ", false);
 	cleanup_free char *instead = nearest(p, conflict);
 
 	return error_set(err, EXIT_GRANT, "%s; %s %s; %s", reasons, what,

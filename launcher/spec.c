@@ -106,6 +106,11 @@ struct sched spec_iothread_sched(const struct spec *spec, const char *iothread)
 	return (struct sched){ 0 };
 }
 
+int spec_threads(const struct spec *spec)
+{
+	return spec->cpu.topology_given ? spec->cpu.threads : 2;
+}
+
 hwloc_const_bitmap_t spec_vcpupin(const struct spec *spec, int vcpu)
 {
 	for (size_t i = 0; i < spec->cputune.n_vcpupin; i++)

@@ -271,6 +271,9 @@ static inline void cleanup_spec_fn(struct spec **spec)
 struct sched spec_vcpu_sched(const struct spec *spec, int vcpu);
 struct sched spec_iothread_sched(const struct spec *spec, const char *iothread);
 
+/* How many vCPUs are threads of one core of the guest, if placement.smt is "require". */
+int spec_threads(const struct spec *spec);
+
 /* The pin that the spec names, or NULL. Not owned by the caller. */
 hwloc_const_bitmap_t spec_vcpupin(const struct spec *spec, int vcpu);
 hwloc_const_bitmap_t spec_iothreadpin(const struct spec *spec, const char *iothread);

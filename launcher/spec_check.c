@@ -356,13 +356,59 @@ static void check_real_time(struct parse *parse)
 	}
 }
 
+/* Siblings only: vCPUs 0 and 1, 2 and 3, … are the threads of a core, in the guest as on the host.
+ */
+static void check_siblings(struct parse *parse)
+{
+	static const char pointer[] = "/placement/smt";
+	struct spec *spec = parse->spec;
+	int threads = spec_threads(spec);
+
+	if (spec->placement.smt != SMT_REQUIRE || !spec_good(parse, "/placement") ||
+	    !spec_good(parse, "/cpu/topology") || !spec_good(parse, "/max-vcpus") ||
+	    !spec_good(parse, "/vcpus") || !spec_good(parse, "/numa"))
+		return;
+	if (spec->placement.cpu_policy == CPU_POLICY_SHARED) {
+		spec_fail_at(parse, pointer,
+		             "\"require\" only with dedicated CPUs: set cpu-policy to "
+		             "\"dedicated\"");
+		return;
+	}
+	if (threads < 2) {
+		spec_fail_at(parse, pointer,
+		             "\"require\" shows siblings to the guest as threads, but "
+		             "/cpu/topology has 1 thread in a core: make it 2, or leave it out");
+		return;
+	}
+	if (spec->max_vcpus % threads) {
+		spec_fail_at(parse, pointer,
+		             "\"require\" gives each core %d vCPUs, and max-vcpus is %d: make it "
+		             "a multiple of %d",
+		             threads, spec->max_vcpus, threads);
+		return;
+	}
+	for (size_t i = 0; i < spec->numa.n_nodes; i++)
+		for (int vcpu = 0; vcpu < spec->max_vcpus; vcpu++) {
+			hwloc_const_bitmap_t vcpus = spec->numa.nodes[i].vcpus;
+			int first = vcpu / threads * threads;
+			if (hwloc_bitmap_isset(vcpus, (unsigned)vcpu) ==
+			    hwloc_bitmap_isset(vcpus, (unsigned)first))
+				continue;
+			spec_fail_at(parse, pointer,
+			             "\"require\" makes vCPUs %d-%d threads of one core, but they "
+			             "are in different guest nodes: put them into one",
+			             first, first + threads - 1);
+			return;
+		}
+}
+
 void spec_check(struct parse *parse)
 {
 	static void (*const checks[])(struct parse *) = {
 		check_vcpus,        check_topology,      check_cpu,       check_guest_nodes,
 		check_distances,    check_vcpupin,       check_vcpusched, check_emulatorsched,
 		check_iothreads,    check_iothreadsched, check_real_time, spec_check_memory,
-		spec_check_devices, spec_check_args,
+		spec_check_devices, spec_check_args,     check_siblings,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(checks); i++)

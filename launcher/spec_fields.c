@@ -152,7 +152,7 @@ static const struct field_value cpu_policy_values[] = {
 static const struct field_value smt_values[] = {
 	VALUE("prefer", SMT_PREFER),
 	VALUE("isolate", SMT_ISOLATE),
-	VALUE("require", SMT_REQUIRE, .not_yet = "use \"prefer\" or explicit pins"),
+	VALUE("require", SMT_REQUIRE),
 	END,
 };
 
@@ -343,9 +343,11 @@ static const struct field placement_rows[] = {
 	ENUM("cpu-policy", "dedicated CPUs are given to nobody else",
 	     .absent = "dedicated with auto, shared with static", SPEC(placement.cpu_policy),
 	     .values = cpu_policy_values),
-	ENUM("smt",
-	     "isolate leaves siblings idle, prefer uses them where they fit, require needs them",
-	     .absent = "prefer", SPEC(placement.smt), .values = smt_values),
+	ENUM(
+	    "smt",
+	    "isolate leaves siblings idle, prefer uses them where they fit, require takes pairs of "
+	    "siblings only, and shows them to the guest as threads",
+	    .absent = "prefer", SPEC(placement.smt), .values = smt_values),
 	ENUM("emulator", "emulator threads apart from the vCPUs, or with them",
 	     .absent = "isolate with dedicated CPUs, if one is left", SPEC(placement.emulator),
 	     .values = emulator_values),

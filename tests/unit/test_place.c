@@ -195,6 +195,90 @@ static void isolate_keeps_the_siblings_of_pins_idle(void **state)
 	                   host, NULL, "isolate|iothread a has CPU 1|sibling");
 }
 
+static void require_takes_sibling_pairs_and_shows_them(void **state)
+{
+	cleanup_host struct host *host = host_of(SMT_HOST);
+	cleanup_plan struct plan *plan =
+	    planned("'vcpus': 4, 'placement': { 'smt': 'require', 'reserve': 0 }", host, NULL);
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(hwloc_bitmap_first(plan->vcpus[i].cpus), i);
+	assert_int_equal(plan->cores, 2);
+	assert_int_equal(plan->threads, 2);
+	/* A lone sibling is for nobody but the emulator. */
+	hwloc_bitmap_clr(host->allowed, 1);
+	cleanup_plan struct plan *hole =
+	    planned("'vcpus': 2, 'placement': { 'smt': 'require', 'reserve': 0 }", host, NULL);
+	assert_set(hole->vcpus[0].cpus, "2");
+	assert_set(hole->vcpus[1].cpus, "3");
+	assert_set(hole->emulator, "0");
+	assert_not_planned("'vcpus': 8, 'placement': { 'smt': 'require', 'reserve': 0 }", host,
+	                   NULL, "8 dedicated vCPUs are more than");
+	/* Two guest nodes of whole pairs; the larger one where there are two. */
+	cleanup_plan struct plan *split =
+	    planned("'vcpus': 6, 'placement': { 'smt': 'require', 'reserve': 0 }", host, NULL);
+	assert_int_equal(split->n_memory, 2);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(hwloc_bitmap_first(split->vcpus[i].cpus), i < 4 ? 4 + i : i - 2);
+}
+
+static void require_is_refused_where_there_are_no_pairs(void **state)
+{
+	cleanup_host struct host *plain = host_of(PLAIN_HOST);
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:4 pu:2");
+
+	(void)state;
+	assert_not_planned("'vcpus': 2, 'placement': { 'smt': 'require' }", plain, NULL,
+	                   "nodes 0-1: 0 CPUs free in whole sets of siblings, 2 needed|"
+	                   "2 dedicated vCPUs and smt: require cannot be had together|"
+	                   "it fits with `smt: prefer`");
+	hwloc_bitmap_clr(host->allowed, 3);
+	assert_not_planned("'vcpus': 8, 'placement': { 'smt': 'require', 'reserve': 0 }", host,
+	                   NULL,
+	                   "6 CPUs free in whole sets of siblings, 8 needed|6 vCPUs fit on node 0");
+}
+
+static void require_puts_siblings_beside_pins(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:4 pu:2");
+	static const char pinned[] =
+	    "'vcpus': 4, 'placement': { 'mode': 'auto', 'smt': 'require' }, "
+	    "'cputune': { 'vcpupin': { '%d': '%d'%s } }";
+	char members[256];
+
+	(void)state;
+	snprintf(members, sizeof(members), pinned, 3, 4, "");
+	cleanup_plan struct plan *plan = planned(members, host, NULL);
+	assert_set(plan->vcpus[2].cpus, "5");
+	assert_set(plan->vcpus[0].cpus, "2");
+	assert_set(plan->vcpus[1].cpus, "3");
+	assert_int_equal(plan->threads, 2);
+	snprintf(members, sizeof(members), pinned, 3, 4, ", '0': '5'");
+	assert_not_planned(members, host, NULL, "smt is require|vCPU 1|4-5");
+	snprintf(members, sizeof(members), pinned, 3, 4, ", '2': '6'");
+	assert_not_planned(members, host, NULL, "smt is require|threads of one core|6-7");
+	assert_not_planned("'vcpus': 2, 'placement': { 'mode': 'static', 'smt': 'require', "
+	                   "'cpu-policy': 'dedicated' }, 'cputune': { 'vcpupin': { '0': '2', "
+	                   "'1': '4' } }",
+	                   host, NULL, "threads of one core");
+}
+
+static void wide_cores_are_shown_as_they_are(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:4 pu:4");
+
+	(void)state;
+	cleanup_plan struct plan *four = planned("'vcpus': 8", host, NULL);
+	assert_int_equal(four->threads, 4);
+	cleanup_plan struct plan *told =
+	    planned("'vcpus': 8, 'placement': { 'smt': 'require' }, 'cpu': { 'topology': { "
+	            "'sockets': 1, 'dies': 1, 'cores': 4, 'threads': 2 } }",
+	            host, NULL);
+	assert_int_equal(told->threads, 2);
+	assert_set(told->vcpus[7].cpus, "11");
+}
+
 static void isolate_needs_siblings_that_are_ours(void **state)
 {
 	cleanup_host struct host *host = host_of(SMT_HOST);
@@ -731,6 +815,10 @@ int main(void)
 		cmocka_unit_test(a_realtime_vcpu_does_not_starve_an_iothread),
 		cmocka_unit_test(dedicated_cpus_are_never_shared_within_a_vm),
 		cmocka_unit_test(isolate_keeps_the_siblings_of_pins_idle),
+		cmocka_unit_test(require_takes_sibling_pairs_and_shows_them),
+		cmocka_unit_test(require_is_refused_where_there_are_no_pairs),
+		cmocka_unit_test(require_puts_siblings_beside_pins),
+		cmocka_unit_test(wide_cores_are_shown_as_they_are),
 		cmocka_unit_test(isolate_needs_siblings_that_are_ours),
 		cmocka_unit_test(what_others_hold_alone_is_given_to_nobody),
 		cmocka_unit_test(what_others_share_is_not_given_out_alone),

@@ -176,15 +176,16 @@ static const char *one_of(const char *a, const char *b, const char *c)
 }
 
 /* Guest nodes of 64 MiB; the last one has the rest. */
-static void any_guest_nodes(FILE *out, unsigned vcpus, const struct host *host)
+static void any_guest_nodes(FILE *out, unsigned vcpus, unsigned step, const struct host *host)
 {
-	unsigned nodes = 1 + below(vcpus < 3 ? vcpus : 3), next = 0;
+	unsigned parts = vcpus / step, nodes = 1 + below(parts < 3 ? parts : 3), next = 0;
 	unsigned without = one_in(8);
 
 	fprintf(out, ", 'numa': { 'nodes': [");
 	for (unsigned i = 0; i < nodes; i++) {
 		bool end = i + 1 == nodes;
-		unsigned last = end ? vcpus - 1 : next + below(vcpus - next - (nodes - 1 - i));
+		unsigned rest = parts - next / step - (nodes - 1 - i);
+		unsigned last = end ? vcpus - 1 : next + (1 + below(rest)) * step - 1;
 		fprintf(out, "%s { 'vcpus': '%u-%u', 'memory': '%uMiB'", i ? "," : "", next, last,
 		        end ? 1024 - 64 * (nodes - 1 + without) : 64);
 		if (one_in(12))
@@ -209,15 +210,17 @@ static void any_memory(struct spec *spec)
 
 static struct spec *any_spec(const struct host *host)
 {
-	unsigned vcpus = 1 + below(one_in(4) ? 8 : 5);
+	const char *smt = one_in(4) ? "require" : one_of("prefer", "prefer", "isolate");
+	unsigned step = strcmp(smt, "require") == 0 ? 2 : 1;
+	unsigned vcpus = step * (1 + below((one_in(4) ? 8 : 5) / step));
 	cleanup_free char *text = NULL;
 	size_t length;
 	FILE *out = open_memstream(&text, &length);
 	struct spec *spec;
 
 	fprintf(out, "'vcpus': %u, 'placement': { 'mode': 'auto', 'cpu-policy': '%s'", vcpus,
-	        one_of("dedicated", "dedicated", "shared"));
-	fprintf(out, "%s%s", one_of("", "", ", 'smt': 'isolate'"),
+	        step > 1 ? "dedicated" : one_of("dedicated", "dedicated", "shared"));
+	fprintf(out, ", 'smt': '%s'%s", smt,
 	        one_of("", ", 'emulator': 'isolate'", ", 'emulator': 'share'"));
 	if (!one_in(3))
 		fprintf(out, ", 'reserve': %u", below(3));
@@ -233,7 +236,7 @@ static struct spec *any_spec(const struct host *host)
 	if (one_in(3))
 		fprintf(out, ", 'hostdevs': [ { 'pci': '01:00.0' }, { 'pci': '02:00.0' } ]");
 	if (!one_in(3))
-		any_guest_nodes(out, vcpus, host);
+		any_guest_nodes(out, vcpus, step, host);
 	fclose(out);
 	spec = spec_of(text);
 	any_memory(spec);
@@ -254,9 +257,10 @@ typedef uint64_t cpus;
 struct rules {
 	const struct host *host;
 	bool dedicated, isolate, emulator, emulator_must, apart;
+	unsigned step;    /* 2: siblings only, in pairs */
 	cpus available;   /* to vCPUs, of any kind */
 	cpus spare, last; /* for the emulator */
-	cpus isolated, allowed, pinned;
+	cpus isolated, allowed, unheld, pinned;
 	unsigned n_nodes, n_units;
 	struct {
 		unsigned vcpus, pool;
@@ -310,6 +314,12 @@ static cpus capacity_of(const struct rules *r, cpus available, unsigned node)
 {
 	cpus result = 0;
 
+	for (size_t i = 0; r->step > 1 && i < r->host->n_cores; i++) {
+		cpus core = mask(r->host->cores[i].cpus) & available & node_cpus(r, node);
+		result |= count(core) % 2 ? core & (core - 1) : core;
+	}
+	if (r->step > 1)
+		return result;
 	if (!r->dedicated || !r->isolate)
 		return available & node_cpus(r, node);
 	for (size_t i = 0; i < r->host->n_cores; i++) {
@@ -464,6 +474,9 @@ static void try_unit(const struct rules *r, unsigned unit, struct placed *at, cp
 static void try_cpus(const struct rules *r, unsigned unit, struct placed *at, cpus available,
                      cpus left, cpus from, unsigned wanted, struct best *best)
 {
+	for (size_t i = 0; wanted == 0 && r->step > 1 && i < r->host->n_cores; i++)
+		if (count(mask(r->host->cores[i].cpus) & at->cpus[unit]) % 2)
+			return;
 	if (wanted == 0) {
 		try_unit(r, unit + 1, at, available, left, best);
 		return;
@@ -604,6 +617,21 @@ static void unit_nodes(struct rules *r, unsigned u, hwloc_const_bitmap_t bound)
 	}
 }
 
+/* What the spec pins the vCPU to; with require, the sibling of another's pin. */
+static cpus pin_of(const struct rules *r, const struct spec *spec, unsigned vcpu)
+{
+	hwloc_const_bitmap_t pin = spec_vcpupin(spec, (int)vcpu);
+	hwloc_const_bitmap_t other = spec_vcpupin(spec, (int)(vcpu ^ 1));
+	cpus rest = 0;
+
+	if (pin || r->step < 2 || !other)
+		return mask(pin);
+	for (size_t i = 0; i < r->host->n_cores; i++)
+		if (mask(r->host->cores[i].cpus) & mask(other))
+			rest = mask(r->host->cores[i].cpus) & r->unheld & ~mask(other);
+	return rest & -rest;
+}
+
 static void add_unit(struct rules *r, const struct spec *spec, unsigned first, unsigned n_vcpus,
                      hwloc_const_bitmap_t vcpus, uint64_t memory, struct pages pages,
                      hwloc_const_bitmap_t bound)
@@ -614,8 +642,8 @@ static void add_unit(struct rules *r, const struct spec *spec, unsigned first, u
 	for (unsigned v = 0; v < (unsigned)spec->max_vcpus; v++) {
 		if (vcpus ? !hwloc_bitmap_isset(vcpus, v) : v < first || v >= first + n_vcpus)
 			continue;
-		if (spec_vcpupin(spec, (int)v))
-			r->units[u].pins |= mask(spec_vcpupin(spec, (int)v));
+		if (pin_of(r, spec, v))
+			r->units[u].pins |= pin_of(r, spec, v);
 		else
 			r->units[u].vcpus++;
 	}
@@ -644,8 +672,10 @@ static void make_rules(struct rules *r, const struct spec *spec, const struct ho
 	              (r->dedicated && spec->placement.emulator != EMULATOR_SHARE);
 	r->emulator_must = r->emulator && spec->placement.emulator == EMULATOR_ISOLATE;
 	r->apart = made > 0;
-	for (size_t i = 0; i < spec->cputune.n_vcpupin; i++)
-		r->pinned |= mask(spec->cputune.vcpupin[i].cpus);
+	r->step = r->dedicated && spec->placement.smt == SMT_REQUIRE ? 2 : 1;
+	r->unheld = unheld;
+	for (unsigned v = 0; v < (unsigned)spec->max_vcpus; v++)
+		r->pinned |= pin_of(r, spec, v);
 	for (size_t i = 0; spec->placement.smt == SMT_ISOLATE && i < host->n_cores; i++)
 		if (mask(host->cores[i].cpus) & r->pinned)
 			siblings |= mask(host->cores[i].cpus) & ~r->pinned;
@@ -683,7 +713,8 @@ static void make_rules(struct rules *r, const struct spec *spec, const struct ho
 	uint64_t pages = spec->memory >> 21;
 	for (unsigned i = 0, next = 0; !spec->numa.n_nodes && i < (made ? made : 1); i++) {
 		unsigned parts = made ? made : 1, all = (unsigned)spec->max_vcpus;
-		unsigned mine = all / parts + (i < all % parts);
+		unsigned pairs = all / r->step;
+		unsigned mine = (pairs / parts + (i < pairs % parts)) * r->step;
 		uint64_t memory = (pages / parts + (i < pages % parts)) << 21;
 		if (sizes) {
 			memory = sizes->memory[i].size;
@@ -758,7 +789,7 @@ static bool find_best(const struct spec *spec, const struct host *host, const st
 		return false;
 	if (granted(best) || spec->numa.n_nodes || r.pinned)
 		return true;
-	for (unsigned k = 2; k <= host->n_nodes && k <= (unsigned)spec->max_vcpus; k++) {
+	for (unsigned k = 2; k <= host->n_nodes && k <= (unsigned)spec->max_vcpus / r.step; k++) {
 		struct best split = { false, { { 0 } } };
 		make_rules(&r, spec, host, claims, k, NULL);
 		if (!try_all(&r, &split))
@@ -809,7 +840,7 @@ static struct best cost_of_plan(const struct spec *spec, struct rules *r, const 
 	for (unsigned u = 0; u < r->n_units; u++) {
 		at.plain[u] = r->units[u].pool && plan->memory[u].pages == PAGES_PLAIN;
 		for (size_t v = 0; v < plan->n_vcpus; v++)
-			if (!spec_vcpupin(spec, (int)v) &&
+			if (!pin_of(r, spec, (unsigned)v) &&
 			    (plan->vcpus[v].guest_node < 0 || plan->vcpus[v].guest_node == (int)u))
 				at.cpus[u] |= mask(plan->vcpus[v].cpus);
 		all |= at.cpus[u];
@@ -870,7 +901,7 @@ static bool is_room(const struct spec *spec, const struct host *host, const stru
 			pages += r.pools[n][r.units[0].pool] >> 21;
 		}
 		if (all && vcpus >= r.units[0].vcpus && pages >= spec->memory >> 21 &&
-		    r.units[0].vcpus >= nodes)
+		    r.units[0].vcpus / r.step >= nodes)
 			return true;
 	}
 	return false;
