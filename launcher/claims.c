@@ -14,6 +14,12 @@ struct claims *claims_new(void)
 	return claims;
 }
 
+static void free_promise(struct promise *promise)
+{
+	free(promise->vm);
+	hwloc_bitmap_free(promise->nodes);
+}
+
 void claims_free(struct claims *claims)
 {
 	if (!claims)
@@ -24,9 +30,25 @@ void claims_free(struct claims *claims)
 		hwloc_bitmap_free(claims->list[i].cpus);
 	}
 	free(claims->list);
+	for (size_t i = 0; i < claims->n_promises; i++)
+		free_promise(&claims->promises[i]);
+	free(claims->promises);
 	hwloc_bitmap_free(claims->dedicated);
 	hwloc_bitmap_free(claims->shared);
 	free(claims);
+}
+
+static void drop_promises(struct claims *claims, const char *vm)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < claims->n_promises; i++) {
+		if (strcmp(claims->promises[i].vm, vm) == 0)
+			free_promise(&claims->promises[i]);
+		else
+			claims->promises[kept++] = claims->promises[i];
+	}
+	claims->n_promises = kept;
 }
 
 bool claims_drop(struct claims *claims, const char *vm)
@@ -48,6 +70,7 @@ bool claims_drop(struct claims *claims, const char *vm)
 		claims->list[kept++] = *claim;
 	}
 	claims->count = kept;
+	drop_promises(claims, vm);
 	return kept < before;
 }
 
@@ -75,6 +98,33 @@ void claims_add_plan(struct claims *claims, const struct plan *plan)
 		    plan->iothreads[i].cpus, false);
 	if (!hwloc_bitmap_iszero(plan->siblings))
 		add(claims, plan->name, xstrdup("idle sibling"), plan->siblings, true);
+}
+
+uint64_t claims_promised(const struct claims *claims, int node, uint64_t page_size)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < claims->n_promises; i++) {
+		const struct promise *promise = &claims->promises[i];
+		if (promise->page_size != page_size)
+			continue;
+		if (!promise->nodes)
+			bytes += node < 0 ? promise->most : 0;
+		else if (node >= 0 && hwloc_bitmap_isset(promise->nodes, (unsigned)node))
+			bytes += promise->most / (uint64_t)hwloc_bitmap_weight(promise->nodes);
+	}
+	return bytes;
+}
+
+bool claims_hope(struct claims *claims)
+{
+	bool less = false;
+
+	for (size_t i = 0; i < claims->n_promises; i++) {
+		less |= claims->promises[i].least < claims->promises[i].most;
+		claims->promises[i].most = claims->promises[i].least;
+	}
+	return less;
 }
 
 const struct claim *claims_conflict(const struct claims *claims, hwloc_const_bitmap_t cpus,

@@ -154,6 +154,19 @@ static void *work(void *data)
 	return NULL;
 }
 
+static uint64_t chunk_of(const struct plan_memory *memory)
+{
+	return memory->page_size > CHUNK_LEAST ? memory->page_size : CHUNK_LEAST;
+}
+
+uint64_t fill_in_flight(const struct plan_memory *memory)
+{
+	if (!memory->host_nodes)
+		return memory->size;
+	return WORKERS_PER_NODE * (uint64_t)hwloc_bitmap_weight(memory->host_nodes) *
+	       chunk_of(memory);
+}
+
 static bool same_crew(const struct plan_memory *a, const struct plan_memory *b)
 {
 	bool restrictive = a->policy == MEM_POLICY_RESTRICTIVE;
@@ -178,7 +191,7 @@ static int add_region(struct fill *fill, const struct plan *plan, size_t index, 
 	region->index = index;
 	region->memory = memory;
 	region->address = address;
-	region->chunk = memory->page_size > CHUNK_LEAST ? memory->page_size : CHUNK_LEAST;
+	region->chunk = chunk_of(memory);
 	region->n_chunks = (memory->size + region->chunk - 1) / region->chunk;
 	while (!same_crew(fill->regions[region->crew].memory, memory))
 		region->crew++;

@@ -113,6 +113,10 @@ const struct host_core *host_core_of_cpu(const struct host *host, unsigned cpu);
 /* Pages of that size on the node, NULL if the node has none of that size (not even total 0). */
 const struct host_pages *host_node_pages(const struct host_node *node, uint64_t size);
 
+/* Replaces memory, free memory and huge pages of every node of the live machine by what the kernel
+ * says now. */
+void host_live_memory(struct host *host);
+
 /* Looks up the node of a PCI device, of the controller behind a disk, file or block device, of the
  * live machine, for host_device_node(). What nobody knows is left out. */
 void host_find_pci(struct host *host, const char *address);

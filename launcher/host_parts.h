@@ -28,9 +28,6 @@ bool host_topology_read(struct host *host, hwloc_topology_t topology);
 /* Fills in `devices`: what hwloc knows of a described machine. */
 void host_topology_devices(struct host *host, hwloc_topology_t topology);
 
-/* Replaces memory, free memory and huge pages of every node by what the kernel says now. */
-void host_live_memory(struct host *host);
-
 /* Replaces distances by the kernel's (ACPI SLIT), for nodes that it has a row of. */
 void host_live_distances(struct host *host);
 

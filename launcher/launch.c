@@ -10,34 +10,9 @@
 #include "launch_parts.h"
 #include "net.h"
 #include "pin.h"
-#include "place.h"
 #include "preflight.h"
 #include "privileges.h"
 #include "util.h"
-
-/* Ledger, place, claim, in one lock: two launches never see the same CPU free. */
-static int claim(struct launching *l, struct error *err)
-{
-	struct vm *vm = l->vm;
-	cleanup_ledger struct ledger ledger = LEDGER_INIT;
-	cleanup_claims struct claims *claims = NULL;
-
-	if (ledger_open(&ledger, true, err) < 0)
-		return -1;
-	claims = ledger_claims(&ledger, err);
-	if (!claims || ledger_add(&ledger, vm->spec->name, &vm->dir, err) < 0)
-		return -1;
-	vm->plan = place(vm->spec, l->planning.host, claims, l->planning.accel, err);
-	if (!vm->plan)
-		return -1;
-	vm->plan->process = l->process;
-	l->process = (struct plan_process){ 0 };
-	/* The fill's threads have no business where another VM is alone. */
-	hwloc_bitmap_andnot(l->planning.host->allowed, l->planning.host->allowed,
-	                    claims->dedicated);
-	planning_warn(&l->planning, vm->spec, vm->plan);
-	return vm_write_plan(&vm->dir, vm->plan, err);
-}
 
 static const char *serial_name(enum serial_type type)
 {
@@ -297,7 +272,7 @@ static int run_stages(struct launching *l, struct error *err)
 	if (plan(l, err) < 0 ||
 	    privileges_decide(vm->spec, l->planning.caps, l->planning.accel, &l->process, err) <
 	        0 ||
-	    claim(l, err) < 0)
+	    launch_claim(l, err) < 0)
 		return -1;
 	vm->line = command_line(vm->spec, vm->plan, l->planning.caps, err);
 	if (!vm->line || preflight(vm->plan, err) < 0 || launch_make_inherited(l, err) < 0 ||

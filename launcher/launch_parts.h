@@ -14,6 +14,12 @@ struct launching {
 	struct fill *fill;
 };
 
+/* Places the VM and claims what it gets. */
+int launch_claim(struct launching *l, struct error *err);
+
+/* -1 and an error if a signal has come that ends the launch. */
+int launch_stopped(struct launching *l, const char *doing, struct error *err);
+
 /* Makes everything that QEMU inherits: sockets, memory, taps. */
 int launch_make_inherited(struct launching *l, struct error *err);
 

@@ -14,7 +14,7 @@
 
 #define PROGRESS_MS 100
 
-static int stopped_by_signal(struct launching *l, const char *doing, struct error *err)
+int launch_stopped(struct launching *l, const char *doing, struct error *err)
 {
 	struct signalfd_siginfo info;
 
@@ -66,7 +66,7 @@ static int wait_once(struct launching *l, const char *doing, int timeout_ms, str
 		polls[FILL].fd = -1;
 	if (poll(polls, COUNT, timeout_ms) < 0 && errno != EINTR)
 		return error_set(err, EXIT_FAILED, "cannot poll: %s", strerror(errno));
-	if (polls[SIGNALS].revents && stopped_by_signal(l, doing, err) < 0)
+	if (polls[SIGNALS].revents && launch_stopped(l, doing, err) < 0)
 		return -1;
 	if (polls[FILL].revents && fill_wait(l->fill, err) < 0)
 		return -1;

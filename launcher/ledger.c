@@ -13,6 +13,8 @@
 #include "ledger.h"
 #include "ledger_users.h"
 #include "lock.h"
+#include "promises.h"
+#include "reserve.h"
 #include "util.h"
 #include "waits.h"
 
@@ -149,8 +151,10 @@ void vm_dir_remove(struct vm_dir *vm)
 	 * nobody knows. The lock goes last, and only then: it is what says that the rest is a
 	 * VM's, to whoever looks next. */
 	static const char *const files[] = {
-		VM_COMMANDS,    VM_MONITOR,      VM_SERIAL,           VM_LOG, VM_STATE, VM_PLAN,
-		VM_PLAN ".new", VM_STATE ".new", VM_COMMANDS ".lock",
+		VM_COMMANDS,    VM_MONITOR,         VM_SERIAL,
+		VM_LOG,         VM_STATE,           VM_PLAN,
+		VM_PLAN ".new", VM_STATE ".new",    VM_COMMANDS ".lock",
+		VM_RESERVED,    VM_RESERVED ".new",
 	};
 	bool gone = vm->dirfd >= 0;
 
@@ -239,8 +243,10 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 			continue;
 		if (is_held(&vm) && (!is_orphan(&vm) || stays_held(&vm)))
 			*array_append(names, count) = xstrdup(entry->d_name);
-		else if (vm.lock >= 0)
+		else if (vm.lock >= 0 && reserve_give_back(&vm, err) == 0)
 			vm_dir_remove(&vm);
+		else if (vm.lock >= 0)
+			error_clear(err); /* the next command tries again */
 		else
 			/* No VM's, unless its launcher died before it had the lock. */
 			unlinkat(ledger->dirfd, entry->d_name, AT_REMOVEDIR);
@@ -294,13 +300,15 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 		if (holds_nothing(&vm))
 			continue;
 		plan = vm_read_plan(&vm, err);
-		if (plan)
+		if (plan) {
 			claims_add_plan(claims, plan);
-		else if (holds_nothing(&vm))
+			promises_add(claims, &vm, plan);
+		} else if (holds_nothing(&vm)) {
 			error_clear(err); /* it has just ended */
-		else
+		} else {
 			result = error_prefix(
 			    err, "VM \"%s\" runs, but what it holds is unknown: ", names[i]);
+		}
 	}
 	free_names(names, count);
 	if (result < 0)

@@ -49,6 +49,7 @@ struct vm_state {
 #define VM_LOG "qemu.log"
 #define VM_PLAN "plan.json"
 #define VM_STATE "state.json"
+#define VM_RESERVED "reserved.json" /* see reserve.h */
 
 /* Opens and locks. With `create` the directory is made if it is missing; without, its absence means
  * that there are no VMs. Refused (EXIT_FAILED) if it is owned by another, a link, or writable by

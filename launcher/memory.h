@@ -37,6 +37,10 @@ struct fill;
 struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds,
                         struct error *err);
 
+/* Bytes of one region that its threads can have taken from a node while the file does not hold them
+ * yet: a chunk each. */
+uint64_t fill_in_flight(const struct plan_memory *memory);
+
 /* Readable (poll) once the fill has ended, well or badly. */
 int fill_fd(const struct fill *fill);
 

@@ -22,6 +22,10 @@ char *memory_where(const struct plan_memory *memory);
  * is the errno that told. Returns -1. */
 int memory_shortage(const struct plan_memory *memory, uint64_t had, int reason, struct error *err);
 
+/* The directory that counts the huge pages of a node; of the machine with -1 and where the kernel
+ * is without NUMA. The caller frees. */
+char *memory_huge_directory(int node, uint64_t page_size);
+
 /* madvise(2), again while it says EINTR or EAGAIN; 0 or the errno. */
 int memory_advise(char *address, uint64_t length, int advice);
 

@@ -20,9 +20,7 @@ char *memory_where(const struct plan_memory *memory)
 	                 hwloc_bitmap_weight(memory->host_nodes) == 1 ? "" : "s", nodes);
 }
 
-/* The directory that counts the huge pages of a node; of the machine with -1 and where the kernel
- * is without NUMA. */
-static char *huge_directory(int node, uint64_t page_size)
+char *memory_huge_directory(int node, uint64_t page_size)
 {
 	unsigned long long kib = page_size / 1024;
 
@@ -41,7 +39,7 @@ static char *huge_directory(int node, uint64_t page_size)
 static int64_t free_on(int node, const struct plan_memory *memory)
 {
 	if (memory->pages == PAGES_HUGE) {
-		cleanup_free char *directory = huge_directory(node, memory->page_size);
+		cleanup_free char *directory = memory_huge_directory(node, memory->page_size);
 		int64_t count = read_number("%s/free_hugepages", directory);
 		int64_t promised = node < 0 ? read_number("%s/resv_hugepages", directory) : 0;
 		if (count < 0 || promised < 0)
@@ -96,7 +94,7 @@ static char *free_text(const struct plan_memory *memory, int64_t *sum)
 static char *reserve_command(const struct plan_memory *memory, uint64_t missing)
 {
 	int node = memory->host_nodes ? hwloc_bitmap_first(memory->host_nodes) : -1;
-	cleanup_free char *directory = huge_directory(node, memory->page_size);
+	cleanup_free char *directory = memory_huge_directory(node, memory->page_size);
 	int64_t total = read_number("%s/nr_hugepages", directory);
 
 	return xasprintf("echo %llu > %s/nr_hugepages",

@@ -63,6 +63,7 @@ void place_add_region(struct placing *p, int guest_node, uint64_t size, struct p
 	memory->size = size;
 	memory->pages = pages.kind;
 	memory->page_size = pages.kind == PAGES_HUGE ? pages.size : p->host->page_size;
+	memory->grow = pages.kind == PAGES_HUGE && pages.grow;
 	memory->host_nodes = host_nodes ? xbitmap_dup(host_nodes) : NULL;
 	memory->policy = policy == MEM_POLICY_UNSET && host_nodes ? MEM_POLICY_STRICT : policy;
 	memory->shared = shared || has_vhost_user(p->spec);

@@ -12,20 +12,44 @@
 #define DISTANCE_DEFAULT 20
 #define DISTANCE_MAX 254 /* 255 is "cannot be reached" */
 
+/* Of what is free on a node (-1: anywhere), the bytes that VMs which start now will take. */
+static uint64_t promised_to_others(const struct placing *p, int node, enum page_kind pages,
+                                   uint64_t page_size)
+{
+	if (!p->claims)
+		return 0;
+	return claims_promised(p->claims, node, pages == PAGES_HUGE ? page_size : 0);
+}
+
+static uint64_t less(uint64_t bytes, uint64_t taken)
+{
+	return bytes > taken ? bytes - taken : 0;
+}
+
+/* Whether missing huge pages of this size may be reserved for the VM. */
+static bool may_grow(const struct placing *p, uint64_t page_size)
+{
+	for (size_t i = 0; i < p->plan->n_memory; i++)
+		if (p->plan->memory[i].grow && p->plan->memory[i].page_size == page_size)
+			return true;
+	return false;
+}
+
 uint64_t place_memory_free(const struct placing *p, const struct host_node *node,
                            enum page_kind pages, uint64_t page_size)
 {
-	const struct host_pages *huge;
+	const struct host_pages *huge = host_node_pages(node, page_size);
+	uint64_t promised = promised_to_others(p, (int)node->id, pages, page_size);
 
 	if (pages != PAGES_HUGE)
-		return node->free;
-	huge = host_node_pages(node, page_size);
-	if (huge && huge->total)
-		return huge->free * page_size;
+		return less(node->free, promised);
 	/* A described host that reserves none: they could be reserved, up to its memory. */
-	if (!p->host->live)
+	if (!p->host->live && !(huge && huge->total))
 		return node->memory;
-	return 0;
+	uint64_t free = huge ? less(huge->free * page_size, promised) : 0;
+	if (may_grow(p, page_size))
+		free += place_memory_free(p, node, PAGES_PLAIN, 0) / page_size * page_size;
+	return free;
 }
 
 static bool same_pages(const struct plan_memory *a, const struct plan_memory *b)
@@ -69,7 +93,7 @@ static struct room room_for(const struct placing *p, size_t index)
 			continue;
 		free = place_memory_free(p, node, region->pages, region->page_size);
 		taken = promised(p->plan, index, node);
-		free = free > taken ? free - taken : 0;
+		free = less(free, taken);
 		room.free += free;
 		if (free < room.worst_free) {
 			room.worst_free = free;
@@ -91,7 +115,7 @@ static uint64_t free_anywhere(const struct placing *p, const struct plan_memory 
 
 	for (size_t i = 0; i < p->host->n_nodes; i++)
 		bytes += place_memory_free(p, &p->host->nodes[i], region->pages, region->page_size);
-	return bytes;
+	return less(bytes, promised_to_others(p, -1, region->pages, region->page_size));
 }
 
 /* Lazy plain memory may be overcommitted, as everywhere on Linux, with a warning; all else must be
@@ -108,13 +132,33 @@ struct shortage {
 	uint64_t needed, missing;     /* pages */
 };
 
+/* ", not counting 3 that were promised to VMs which are being started", or nothing. */
+static char *promised_text(const struct placing *p, const struct plan_memory *region)
+{
+	uint64_t bytes = promised_to_others(p, -1, region->pages, region->page_size);
+
+	for (size_t i = 0; i < p->host->n_nodes; i++) {
+		unsigned node = p->host->nodes[i].id;
+		if (may_fall_back(region) || hwloc_bitmap_isset(region->host_nodes, node))
+			bytes += promised_to_others(p, (int)node, region->pages, region->page_size);
+	}
+	if (!bytes)
+		return xstrdup("");
+	cleanup_free char *amount = region->pages == PAGES_HUGE
+	                                ? xasprintf("%" PRIu64, bytes / region->page_size)
+	                                : format_size(bytes);
+	return xasprintf(", not counting %s promised to VMs that are being started", amount);
+}
+
 /* `nodes` is "node 1, which has". */
-static void describe_shortage(struct shortage *shortage, const struct plan_memory *region,
-                              const char *nodes, uint64_t needed, uint64_t available)
+static void describe_shortage(const struct placing *p, struct shortage *shortage,
+                              const struct plan_memory *region, const char *nodes, uint64_t needed,
+                              uint64_t available)
 {
 	cleanup_free char *what = plan_pages_name(region);
 	cleanup_free char *need = format_size(needed);
 	cleanup_free char *have = format_size(available);
+	cleanup_free char *promised = promised_text(p, region);
 	cleanup_free char *who = region->guest_node < 0
 	                             ? xstrdup("the guest's memory")
 	                             : xasprintf("guest node %d", region->guest_node);
@@ -122,12 +166,13 @@ static void describe_shortage(struct shortage *shortage, const struct plan_memor
 	shortage->needed = (needed + region->page_size - 1) / region->page_size;
 	shortage->missing = (needed - available + region->page_size - 1) / region->page_size;
 	if (region->pages != PAGES_HUGE)
-		shortage->message = xasprintf("%s needs %s of %s pages on host %s %s free", who,
-		                              need, what, nodes, have);
+		shortage->message = xasprintf("%s needs %s of %s pages on host %s %s free%s", who,
+		                              need, what, nodes, have, promised);
 	else
-		shortage->message =
-		    xasprintf("%s needs %" PRIu64 " huge pages of %s on host %s %" PRIu64 " free",
-		              who, shortage->needed, what, nodes, available / region->page_size);
+		shortage->message = xasprintf(
+		    "%s needs %" PRIu64 " huge pages of %s on host %s %" PRIu64 " free%s%s", who,
+		    shortage->needed, what, nodes, available / region->page_size,
+		    may_grow(p, region->page_size) ? " or could have by growing" : "", promised);
 }
 
 /* What is short for region `index`; the caller frees the message. */
@@ -148,7 +193,7 @@ static struct shortage find_shortage(const struct placing *p, size_t index)
 		uint64_t share = region->size / (uint64_t)hwloc_bitmap_weight(region->host_nodes);
 		cleanup_free char *node = xasprintf("node %u, which has", room.worst->id);
 		if (room.worst_free < share) {
-			describe_shortage(&shortage, region, node, share, room.worst_free);
+			describe_shortage(p, &shortage, region, node, share, room.worst_free);
 			return shortage;
 		}
 	}
@@ -159,7 +204,7 @@ static struct shortage find_shortage(const struct placing *p, size_t index)
 	                           : hwloc_bitmap_weight(region->host_nodes) > 1
 	                               ? xasprintf("nodes %s, which have", list)
 	                               : xasprintf("node %s, which has", list);
-	describe_shortage(&shortage, region, nodes, region->size, available);
+	describe_shortage(p, &shortage, region, nodes, region->size, available);
 	return shortage;
 }
 
@@ -176,7 +221,7 @@ static int check_region(struct placing *p, size_t index, struct error *err)
 		          message);
 		return 0;
 	}
-	if (region->pages != PAGES_HUGE)
+	if (region->pages != PAGES_HUGE || may_grow(p, region->page_size))
 		return error_set(err, EXIT_GRANT,
 		                 "%s; free memory there, ask for less, or use another node",
 		                 message);

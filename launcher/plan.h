@@ -55,6 +55,7 @@ struct plan_memory {
 	uint64_t page_size; /* bytes; the base page size with plain pages and THP */
 	enum backing backing;
 	enum fill_by fill;
+	bool grow;     /* huge pages that are missing are reserved for it. Not in plan.json */
 	bool shared;   /* mapped MAP_SHARED: always with MEMFD and PATH */
 	bool has_cpus; /* some of host_nodes has CPUs: threads can be bound to them. Not in
 	                  plan.json */

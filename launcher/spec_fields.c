@@ -92,7 +92,7 @@ static const struct field_value page_values[] = {
 
 static const struct field_value reserve_values[] = {
 	VALUE("existing", false),
-	VALUE("grow", true, .not_yet = "reserve the pages beforehand in /sys/kernel/mm/hugepages"),
+	VALUE("grow", true),
 	END,
 };
 

@@ -7,6 +7,7 @@
 
 #include "kernel.h"
 #include "launch.h"
+#include "reserve.h"
 #include "util.h"
 
 int vm_died(struct vm *vm, const char *doing, struct error *err)
@@ -43,6 +44,20 @@ void vm_print_console(FILE *out, const struct vm *vm)
 		        strcmp(serial, "pty") == 0 ? "terminal" : serial, vm->state.console);
 }
 
+/* Pages that were reserved for the VM are given back under the ledger's lock; who cannot have it
+ * leaves them, and the directory that tells of them, to the next command. */
+static void remove_directory(struct vm *vm)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	if (vm->dir.dirfd >= 0 && reserve_is_owed(&vm->dir) &&
+	    (ledger_open(&ledger, false, &ignored) < 0 ||
+	     reserve_give_back(&vm->dir, &ignored) < 0))
+		return;
+	vm_dir_remove(&vm->dir);
+}
+
 void vm_end(struct vm *vm)
 {
 	spawn_end(&vm->qemu);
@@ -54,7 +69,7 @@ void vm_end(struct vm *vm)
 		if (vm->fds[i] >= 0)
 			close(vm->fds[i]);
 	free(vm->fds);
-	vm_dir_remove(&vm->dir);
+	remove_directory(vm);
 	vm_dir_close(&vm->dir);
 	vm_state_free(&vm->state);
 	threads_free(&vm->threads);
