@@ -1,0 +1,78 @@
+# Huge pages of one node among several: what others were promised there is not promised again, though
+# the machine has more; what is missing there is reserved there, and given back there.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib", $FindBin::Bin;
+use AnclaTest;
+use AnclaVm;
+use Rig;
+use Test::More;
+
+my $host = host();
+my @nodes = grep { $_->{kB} } @{ $host->{nodes} };
+my ($there, $other) = sort { $b->{free2m} <=> $a->{free2m} || $b->{id} <=> $a->{id} } @nodes;
+my ($id, $free) = @$there{qw(id free2m)};
+my %before = map { $_->{id} => hugepages_total($_->{id}) } @nodes;
+
+sub vm {
+	my ($name, $pages, $node, $hugepages) = @_;
+	return {
+		name => $name, vcpus => 1, memory => 2 * $pages . 'MiB', placement => { mode => 'static' },
+		'memory-backing' => { hugepages => $hugepages // '2MiB', 'host-nodes' => "$node" }, qemu => { accel => accel() },
+	};
+}
+
+sub growing { return vm(@_, { size => '2MiB', reserve => 'grow' }) }
+
+sub totals { return { map { $_->{id} => hugepages_total($_->{id}) } @nodes } }
+
+# Others have pages enough for the machine's reservation to be granted to all twenty.
+subtest 'twenty VMs at once for the pages of ten' => sub {
+	my $each = int $free / 10;
+	my @results = map { $_->wait_exit } map { spawn_ancla('start', make_spec(vm("race$_", $each, $id)), { timeout => 300 }) } 1 .. 20;
+	is scalar(grep { $_->{exit} == 0 } @results), 10, 'ten run' or diag map { "$_->{exit} $_->{err}" } @results;
+	is scalar(grep { $_->{exit} == 4 && $_->{err} =~ /needs $each huge pages of 2MiB on host node $id, which has \d+ free/ } @results),
+		10, 'ten are told what is short, and where';
+	is hugepages_free($id), $free - 10 * $each, 'the node has given what it had';
+	my @stops = map { spawn_ancla('stop', '--force', $_->{name}) } @{ json(run_ancla('list', '--json')) };
+	$_->wait_exit for @stops;
+	clean 'all are back';
+	is hugepages_free($id), $free, 'the node has them all again';
+};
+
+subtest 'missing pages are reserved where they are missing' => sub {
+	start_vm(growing('grows', $free + 9, $id)) or return;
+	is_deeply totals(), { %before, $id => $before{$id} + 9 }, 'nine more, on that node';
+	pages_are(qemu_of('grows'), 2 << 20, [ { $id => $free + 9 } ], 'all are there');
+	stop_vm('grows');
+	is_deeply totals(), \%before, 'and back';
+	clean;
+};
+
+subtest 'interleaved ones are reserved on each' => sub {
+	my $all = list(map { $_->{id} } @nodes);
+	my ($least, $most) = (sort { $a <=> $b } map { $_->{free2m} } @nodes)[0, -1];
+	my $each = $least + 6;
+	my $spec = growing('spread', $each * @nodes, $all);
+	$spec->{'memory-backing'}{policy} = 'interleave';
+	start_vm($spec) or return;
+	is_deeply totals(), { map { $_->{id} => $before{ $_->{id} } + ($each > $_->{free2m} ? $each - $_->{free2m} : 0) } @nodes },
+		'as many as each lacked';
+	pages_are(qemu_of('spread'), 2 << 20, [ { map { $_->{id} => $each } @nodes } ], 'all are there');
+	stop_vm('spread');
+	is_deeply totals(), \%before, 'and back';
+	clean;
+} if 0 == grep { $_->{free2m} < 8 } @nodes;
+
+# Not all that counts as free becomes huge pages: the kernel keeps the last of a node for itself.
+subtest 'what cannot be reserved is told, and nothing is kept' => sub {
+	my ($node) = grep { $_->{id} == $id } @{ json(run_ancla('host', '--json'))->{nodes} };
+	my $result = run_ancla('start', make_spec(growing('greedy', $free + int($node->{free} / (2 << 20)), $id)), { timeout => 300 });
+	ended $result, 4, qr/greedy needs \d+ huge pages of 2MiB on host node $id, which had $free free; the kernel could reserve \d+ of the \d+ that are missing, and memory has been compacted/,
+		'with numbers';
+	is_deeply totals(), \%before, 'all as before';
+	clean;
+};
+
+done_testing;
