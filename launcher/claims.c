@@ -116,15 +116,10 @@ uint64_t claims_promised(const struct claims *claims, int node, uint64_t page_si
 	return bytes;
 }
 
-bool claims_hope(struct claims *claims)
+void claims_hope(struct claims *claims)
 {
-	bool less = false;
-
-	for (size_t i = 0; i < claims->n_promises; i++) {
-		less |= claims->promises[i].least < claims->promises[i].most;
+	for (size_t i = 0; i < claims->n_promises; i++)
 		claims->promises[i].most = claims->promises[i].least;
-	}
-	return less;
 }
 
 const struct claim *claims_conflict(const struct claims *claims, hwloc_const_bitmap_t cpus,

@@ -48,8 +48,8 @@ bool claims_drop(struct claims *claims, const char *vm);
  * its share; with -1 those that may come from anywhere. `page_size` as in struct promise. */
 uint64_t claims_promised(const struct claims *claims, int node, uint64_t page_size);
 
-/* From now on only what is promised at least counts. Whether that is less. */
-bool claims_hope(struct claims *claims);
+/* From now on only what is promised at least counts. */
+void claims_hope(struct claims *claims);
 
 /* The first claim that overlaps the set: of dedicated claims, or of any. NULL: none. */
 const struct claim *claims_conflict(const struct claims *claims, hwloc_const_bitmap_t cpus,

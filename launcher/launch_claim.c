@@ -7,9 +7,8 @@
 #include "place.h"
 #include "reserve.h"
 #include "util.h"
+#include "waits.h"
 
-/* How long a launch waits for others to take their pages, to know whether it has room. */
-#define LIMIT_ROOM_MS 60000
 #define LOOK_AGAIN_MS 5
 
 /* Whether the VM would have room if others had already taken all that they may have. */
@@ -19,8 +18,10 @@ static bool may_fit_later(struct launching *l, struct ledger *ledger)
 	cleanup_claims struct claims *claims = ledger_claims(ledger, &ignored);
 	cleanup_plan struct plan *plan = NULL;
 
-	if (claims && claims_hope(claims))
-		plan = place(l->vm->spec, l->planning.host, claims, l->planning.accel, &ignored);
+	if (!claims)
+		return false;
+	claims_hope(claims);
+	plan = place(l->vm->spec, l->planning.host, claims, l->planning.accel, &ignored);
 	return plan != NULL;
 }
 

@@ -272,6 +272,13 @@ static bool holds_nothing(const struct vm_dir *vm)
 	       faccessat(vm->dirfd, VM_STATE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 }
 
+static void add_vm(struct claims *claims, const struct plan *plan, const struct vm_state *state,
+                   bool owing)
+{
+	claims_add_plan(claims, plan);
+	promises_add(claims, plan, state, owing);
+}
+
 static void add_users(struct claims *claims)
 {
 	struct user_vm *list;
@@ -279,7 +286,7 @@ static void add_users(struct claims *claims)
 
 	user_vms_read(&list, &count);
 	for (size_t i = 0; i < count; i++)
-		claims_add_plan(claims, list[i].plan);
+		add_vm(claims, list[i].plan, &list[i].state, false);
 	user_vms_free(list, count);
 }
 
@@ -301,8 +308,10 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 			continue;
 		plan = vm_read_plan(&vm, err);
 		if (plan) {
-			claims_add_plan(claims, plan);
-			promises_add(claims, &vm, plan);
+			cleanup_error struct error none_yet = ERROR_INIT;
+			cleanup_vm_state struct vm_state state = { 0 };
+			vm_read_state(&vm, &state, &none_yet);
+			add_vm(claims, plan, &state, reserve_is_owed(&vm));
 		} else if (holds_nothing(&vm)) {
 			error_clear(err); /* it has just ended */
 		} else {

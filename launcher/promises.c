@@ -7,14 +7,13 @@
 #include "kernel.h"
 #include "memory.h"
 #include "promises.h"
-#include "reserve.h"
 #include "util.h"
 
 /* The VM whose regions are looked at. */
 struct look {
-	const struct vm_dir *vm;
 	bool started; /* it has a QEMU, and may have taken something */
 	bool running; /* it is filled, or will be as the guest goes */
+	bool owing;   /* pages that were reserved for it are on their way out */
 	pid_t qemu;   /* 0: gone */
 };
 
@@ -58,22 +57,20 @@ static void look_at_region(const struct look *look, const struct plan_memory *me
 	} else if (is_file && file_left(look, index, memory->size, &left)) {
 		*most = left;
 		*least = less_in_flight(memory, left);
-	} else if (!look->running || reserve_is_owed(look->vm)) {
-		/* Pages that were reserved for it go when it does: they are nobody else's. */
+	} else if (!look->running || look->owing) {
 		*most = memory->size;
 	}
 }
 
-void promises_add(struct claims *claims, const struct vm_dir *vm, const struct plan *plan)
+void promises_add(struct claims *claims, const struct plan *plan, const struct vm_state *state,
+                  bool owing)
 {
-	cleanup_vm_state struct vm_state state = { 0 };
-	cleanup_error struct error ignored = ERROR_INIT;
-	struct look look = { .vm = vm };
+	struct look look = { .owing = owing };
 
-	look.started = vm_read_state(vm, &state, &ignored) == 0;
-	look.running = look.started && strcmp(state.state, "starting") != 0;
-	if (look.started && kernel_start_time(state.qemu) == state.qemu_start)
-		look.qemu = state.qemu;
+	look.started = state && state->state;
+	look.running = look.started && strcmp(state->state, "starting") != 0;
+	if (look.started && kernel_start_time(state->qemu) == state->qemu_start)
+		look.qemu = state->qemu;
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
 		uint64_t least, most;

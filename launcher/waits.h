@@ -11,6 +11,11 @@
 #define LIMITS(ROW)                                                                                \
 	ROW(LIMIT_LEDGER_MS, 10000,                                                                \
 	    "the runtime directory's lock, while one other process holds it", "the command fails") \
+	ROW(LIMIT_ROOM_MS, 60000,                                                                  \
+	    "VMs that are being started to take their memory, where only then it is known "        \
+	    "whether "                                                                             \
+	    "there is room",                                                                       \
+	    "the start fails")                                                                     \
 	ROW(LIMIT_PROBE_MS, 30000, "what QEMU can do, when it is asked for the first time",        \
 	    "the command fails") /* an emulated CPU on a busy machine needs 12 s */                \
 	ROW(LIMIT_PROBE_EXIT_MS, 1000, "the end of a QEMU that was asked what it can do",          \
