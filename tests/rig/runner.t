@@ -21,26 +21,26 @@ touch /work-of-the-rig /usr/work-of-the-rig || exit 1
 exit 42
 END
 my @words = ('a b', "it's", '"$HOME"', '', '*', "two\nlines");
-my $result = run_command($rig, 'thp', 'sh', '-c', $inside, 'sh', @words, { timeout => 300 });
+my $result = run_command($rig, 'thp', 'sh', '-c', $inside, 'sh', @words, { timeout => 1200 });
 my $bytes = join('', map { "$_|" } @words) . pack('C*', 0 .. 255) x 4096;
 is $result->{exit}, 42, 'exit code' or diag $result->{err};
-cmp_ok $result->{seconds}, '<', 60, 'the host boots in less than a minute';
+my ($seconds) = AnclaTest::slurp("$BUILD/rig/thp.boot") =~ /cpu-seconds=(\d+) tries=\d$/;
+cmp_ok $seconds, '<', 60, 'the host boots with less than a minute of CPU time';
 is md5_hex($result->{out}), md5_hex($bytes), 'standard output: ' . length($bytes) . ' bytes';
 is $result->{err}, "to stderr\n", 'standard error';
 ok !-e '/work-of-the-rig' && !-e '/usr/work-of-the-rig', 'files stay inside';
 
-my $late = spawn_command($rig, 'memory-only', 'sleep', 1000, { env => { RIG_TIMEOUT => 50 } }); # meanwhile
+my $late = spawn_command($rig, 'memory-only', 'sleep', 1000, { env => { RIG_TIMEOUT => 1 } }); # meanwhile
 my $console = "$BUILD/rig/thp.log";
 unlink $console;
 my $running = spawn_command($rig, 'thp', 'sleep', 1000);
-ok eventually(60, sub { (AnclaTest::peek($console) // '') =~ /rig: .*: the command/ }), 'one that is interrupted';
+ok eventually(300, sub { (AnclaTest::peek($console) // '') =~ /rig: .*: the command/ }), 'one that is interrupted';
 $running->signal('INT');
-$result = $running->wait_exit(10);
-is $result->{exit}, 130, 'ends at once';
+is $running->wait_exit(30)->{exit}, 130, 'ends at once';
 
 # On a terminal: a shell, its size, its interrupt key, and its end.
 my $shell = spawn_command($rig, 'thp', { pty => 1 });
-ok $shell->wait_for_output(qr/^root@.*# \z|# \z/m, 90), 'a shell' or diag $shell->out;
+ok $shell->wait_for_output(qr/^root@.*# \z|# \z/m, 300), 'a shell' or diag $shell->out;
 # One process group from its first word on: between two commands a shell may lose the signal.
 $shell->send("sh -c 'stty size; sleep 1000'\n");
 ok $shell->wait_for_output(qr/24 80\r/), 'as wide as this terminal';
@@ -48,11 +48,43 @@ $shell->send("\cC");
 $shell->send("echo after-\$((40 + 2))\n");
 ok $shell->wait_for_output(qr/after-42/), 'the interrupt key is for the command inside';
 $shell->send("exit\n");
-is $shell->wait_exit(30)->{exit}, 0, 'and it ends with "exit"';
+is $shell->wait_exit(60)->{exit}, 0, 'and it ends with "exit"';
 
-$result = $late->wait_exit(100);
+$result = $late->wait_exit(1200);
 is $result->{exit}, 124, 'a command that takes too long';
 like $result->{err}, qr/out of time/, 'is told';
+
+# --- hosts that do not come up ---
+
+# Stands in for QEMU, says how often it was started, and does something else before it is one.
+my $tries = tmpdir() . '/tries';
+sub qemu_that {
+	my ($name, $does, $env) = @_;
+	my $path = tmpdir() . "/$name";
+	open my $file, '>', $path or die "$path: $!";
+	print $file "#!/bin/sh\necho x >>$tries\n$does\nexec $ROOT/build/qemu-10.0/qemu-system-x86_64 \"\$@\"\n";
+	close $file;
+	chmod 0755, $path;
+	unlink $tries;
+	return { env => { RIG_QEMU => $path, %{ $env // {} } }, timeout => 1200 };
+}
+sub tries { return length((AnclaTest::peek($tries) // '') =~ s/\n//gr) }
+
+$result = run_command($rig, 'thp', 'sh', '-c', 'echo it runs; exit 3', qemu_that('dies', "[ \$(wc -l <$tries) -gt 1 ] || exit 0"));
+is "$result->{exit} $result->{out}", "3 it runs\n", 'a boot that fails is tried again' or diag $result->{err};
+is tries(), 2, 'once';
+like $result->{err}, qr/^rig: thp did not come up/m, 'and that is told';
+like AnclaTest::slurp("$BUILD/rig/thp.boot"), qr/tries=2$/, 'and counted';
+$result = run_command($rig, 'thp', 'true', qemu_that('stalls', 'exec sleep 1000', { RIG_SILENCE => 2 }));
+is $result->{exit}, 125, 'one that stalls, with not a word on the console, is given up in the end';
+is tries(), 3, 'after three tries';
+like $result->{err}, qr/^rig: thp did not come up in time/m, 'and that is told';
+# Once the command runs, nothing is tried again, whatever happens.
+my $die = 'echo once >/dev/kmsg; echo c >/proc/sysrq-trigger; sleep 1000';
+$result = run_command($rig, 'thp', 'sh', '-c', $die, qemu_that('lives', ':'));
+is $result->{exit}, 125, 'a host that dies with its command is told';
+is tries(), 1, 'and is not started again';
+like $result->{err}, qr/ended without an exit code.*\Q$BUILD\E\/rig\/thp\.log/s, 'with the end of its console';
 
 $result = run_command($rig, '--help');
 like $result->{out}, qr/^usage: tests\/rig\/rig SHAPE.*^  thp +generic, intel: 2 sockets/ms, '--help';
