@@ -10,11 +10,11 @@ no warnings 'portable'; # addresses have 64 bits
 use AnclaTest;
 use Exporter qw(import);
 use JSON::PP ();
-use Test::More ();
+use Test::More import => [qw(is is_deeply ok)];
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(
-	TRUE FALSE spec linux start_vm stop_vm status_of qemu_of run_linux
+	TRUE FALSE spec linux start_vm stop_vm status_of qemu_of run_linux linux_agrees
 	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
 	wrapper wait_all_gone clean eventually is_running
 );
@@ -126,6 +126,42 @@ sub run_linux {
 	return $vm;
 }
 
+# "0-1,3" as (0, 1, 3).
+sub numbers { return map { /^(\d+)-(\d+)$/ ? ($1 .. $2) : $_ } split /,/, $_[0] // '' }
+
+# Tests: what Linux reports from inside is what the plan says: topology, guest nodes, their vCPUs,
+# memory, distances.
+sub linux_agrees {
+	my ($report, $plan) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($sockets, $dies, $cores, $threads) = @{ $plan->{topology} }{qw(sockets dies cores threads)};
+	my @vcpus = @{ $plan->{vcpus} };
+	my @nodes = @{ $plan->{memory} };
+	is scalar(numbers($report->{'cpus.online'})), @vcpus, @vcpus . ' CPUs';
+	is scalar(numbers($report->{'nodes.online'})), @nodes, @nodes . ' nodes';
+	is $report->{accel}, $plan->{accel}, "under $plan->{accel}";
+	for my $node (map { $_->{'guest-node'} } @nodes) {
+		my @cpus = map { $_->{id} } grep { $_->{'guest-node'} == $node } @vcpus;
+		is_deeply [ numbers($report->{"node$node.cpus"}) ], \@cpus, "CPUs @cpus are on node $node";
+		my ($has, $should) = ($report->{"node$node.memory-kB"}, $nodes[$node]{size} / 1024);
+		# Linux takes a part for itself: page descriptors, kernel, initrd, what the firmware keeps.
+		ok $has <= $should && $has > $should * 0.75 - 32 * 1024, "node $node has $has kB of $should";
+		is $report->{"node$node.distances"}, join(' ', @{ $plan->{distances}[$node] }), "distances of node $node";
+	}
+	my (%packages, %cores, %dies);
+	for my $cpu (0 .. $#vcpus) {
+		my %is = map { $_ => $report->{"cpu$cpu.$_"} } qw(package die core siblings);
+		push @{ $packages{ $is{package} } }, $cpu;
+		push @{ $cores{"$is{package} $is{die} $is{core}"} }, $cpu;
+		$dies{"$is{package} $is{die}"}++;
+		is scalar(numbers($is{siblings})), $threads, "CPU $cpu has $threads threads in its core";
+	}
+	is scalar(keys %packages), $sockets, "$sockets sockets";
+	is scalar(keys %dies), $sockets * $dies, "$dies dies in each";
+	is scalar(keys %cores), $sockets * $dies * $cores, "$cores cores in each";
+	return;
+}
+
 # --- threads ---
 
 # What a thread of QEMU is by its name: ("vcpu", 0), ("iothread", "io0"), ("emulator"). QEMU's
@@ -204,7 +240,7 @@ sub guest_file_bytes {
 # Waits until no process of ours is left: those that ancla left to die, such as its guard.
 sub wait_all_gone {
 	my ($seconds) = @_;
-	my $deadline = time + ($seconds // 20);
+	my $deadline = time + ($seconds // 20) * ($ENV{ANCLA_TEST_SLOW} || 1);
 	while (my @pids = map { /^(\d+)/ } our_processes()) {
 		return 0 if time > $deadline;
 		wait_gone($_, $deadline - time) for @pids;

@@ -11,11 +11,13 @@ use AnclaVm;
 use Exporter qw(import);
 use File::Basename qw(basename);
 use JSON::PP ();
+use Shapes qw(numbers);
 use Test::More;
+use Time::HiRes qw(time);
 
 our @EXPORT = qw(
-	host numbers list has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
-	threads_are pages_are guest_numa ran_everywhere soon
+	host numbers list compact has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
+	threads_are pages_are guest_numa guest_cpuid ran_everywhere soon
 );
 
 my $rig = "$BUILD/rig";
@@ -29,8 +31,6 @@ my $rig = "$BUILD/rig";
 
 # --- lists ---
 
-sub numbers { return map { /^(\d+)-(\d+)$/ ? $1 .. $2 : $_ } split /,/, $_[0] // '' }
-
 sub list {
 	my @all = sort { $a <=> $b } @_;
 	my @parts;
@@ -41,6 +41,9 @@ sub list {
 	}
 	return join ',', @parts;
 }
+
+# Data on one line, for notes.
+sub compact { return JSON::PP->new->canonical->encode($_[0]) }
 
 sub line { my ($path) = @_; my $text = AnclaTest::peek($path) // ''; chomp $text; return $text }
 
@@ -329,15 +332,15 @@ sub guest_numa {
 	return \%numa;
 }
 
-# Looks every third of a second until it is so.
+# Looks every third of a second until it is so, or the time is over, of which ANCLA_TEST_SLOW makes more.
 sub soon {
 	my ($seconds, $test) = @_;
-	for (1 .. $seconds * 3) {
+	my $deadline = time + $seconds * ($ENV{ANCLA_TEST_SLOW} || 1);
+	while (1) {
 		my $value = $test->();
-		return $value if $value;
+		return $value if $value || time > $deadline;
 		select undef, undef, undef, 0.33;
 	}
-	return;
 }
 
 # A test: the guest of guest_disk() has run on all its vCPUs. `memory` names the guest's first memory
@@ -346,8 +349,20 @@ sub ran_everywhere {
 	my ($pid, $vcpus, $what, $memory) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $ran;
-	soon(60, sub { ($ran) = witness('peek', $pid, $memory // 'node0', 0x9000); return !defined $ran || $ran == $vcpus });
+	soon(60, sub { ($ran) = witness('peek', $pid, $memory // 'node0', 0x9000, 1); return !defined $ran || $ran == $vcpus });
 	return is $ran, $vcpus, $what;
+}
+
+# What the guest of guest_disk(), which has run, was told by CPUID: {signature, features (1.ECX), name,
+# l2 (KiB)}; see everywhere.S.
+sub guest_cpuid {
+	my ($pid) = @_;
+	my @words = witness('peek', $pid, 'node0', 0x9010, 4 * 6);
+	return {} if @words < 24;
+	return {
+		signature => $words[0], features => $words[2],
+		name => unpack('Z*', pack 'V12', @words[8 .. 19]) =~ s/^ +| +$//gr, l2 => $words[22] >> 16,
+	};
 }
 
 1;

@@ -1,6 +1,6 @@
 # A guest of 512 bytes that really runs on all its vCPUs: a boot sector that wakes every other
 # processor by INIT and SIPI. Each adds one to the word at 0x9000, where a witness outside reads it,
-# and halts.
+# and halts. Before that the first one puts what CPUID says to 0x9010, 16 bytes for each of `leaves`.
 	.code16
 	.globl _start
 _start:
@@ -11,7 +11,24 @@ _start:
 	movw	%ax, %ss
 	movw	$0x7c00, %sp
 	movl	$0, 0x9000
+	cld
 
+	movw	$leaves, %si
+	movw	$0x9010, %di
+1:	lodsl
+	testl	%eax, %eax
+	jz	2f
+	xorl	%ecx, %ecx
+	cpuid
+	stosl
+	movl	%ebx, %eax
+	stosl
+	movl	%ecx, %eax
+	stosl
+	movl	%edx, %eax
+	stosl
+	jmp	1b
+2:
 	# The local APIC is above what real mode reaches: give %fs a flat segment.
 	lgdt	gdt_pointer
 	movl	%cr0, %eax
@@ -26,7 +43,6 @@ _start:
 	movw	$other, %si
 	movw	$0x8000, %di
 	movw	$(other_end - other), %cx
-	cld
 	rep movsb
 
 	lock incl 0x9000
@@ -55,6 +71,9 @@ other:
 1:	hlt
 	jmp	1b
 other_end:
+
+leaves:	# features, more features, the CPU's name, caches
+	.long	1, 7, 0x80000002, 0x80000003, 0x80000004, 0x80000006, 0
 
 	.balign	8
 gdt:

@@ -42,6 +42,22 @@ sub auto_threads_are_sane {
 sub page_size { return { '2MiB' => 2 << 20, '1GiB' => 1 << 30 }->{ $_[0] // '' } // 4096 }
 sub bytes { my ($number, $unit) = $_[0] =~ /(\d+)(\S+)/; return $number << { MiB => 20, GiB => 30 }->{$unit} }
 
+# Where the spec leaves open where memory is, it is near the vCPUs, all of it that is there.
+sub auto_pages_are_near {
+	my ($pid, $spec, $lazy) = @_;
+	my $threads = where_threads_are($pid);
+	my @guest_nodes = $spec->{numa} ? @{ $spec->{numa}{nodes} } : { vcpus => '0-' . ($spec->{vcpus} - 1) };
+	my @regions = where_pages_are($pid, $lazy ? bytes($spec->{memory}) : undef);
+	is @regions, @guest_nodes, 'memory of each guest node is found' or diag explain \@regions;
+	for my $i (0 .. $#regions) {
+		my %near = map { $node_of{$_}{id} => 1 } map { numbers((split ' ', $threads->{"vcpu $_"})[0]) } numbers($guest_nodes[$i]{vcpus});
+		my @is = keys %{ $regions[$i]{nodes} };
+		ok @is && !(grep { !$near{$_} } @is), "guest node $i: pages on @is, near its vCPUs" or diag explain $regions[$i], $threads;
+		is $regions[$i]{absent}, 0, "guest node $i: all pages are there" if !$lazy;
+	}
+	return;
+}
+
 # Pages by node, for each guest node; undef where the spec leaves it open.
 sub expected_pages {
 	my ($spec, $page) = @_;
@@ -71,11 +87,11 @@ sub guest_sees {
 
 for my $name (@names) {
 	my $spec = scaled($name, $host);
-	next if !$spec;
+	next if !ok $spec, "$name: this host has room for it";
 	subtest $name => sub {
 		my $free = hugepages_free();
 		my %backing = %{ $spec->{'memory-backing'} // {} };
-		note explain $spec;
+		note compact($spec);
 		start_vm($spec) or return;
 		my $pid = qemu_of($name) // return fail 'there is a QEMU';
 		if ($spec->{cputune}{vcpupin}) {
@@ -85,11 +101,15 @@ for my $name (@names) {
 		}
 		my $page = page_size($backing{hugepages});
 		my $pages = expected_pages($spec, $page);
-		pages_are($pid, $page, $pages, 'every page on its node') if $pages;
+		my $lazy = !$spec->{numa} && !%backing;
+		if ($pages) {
+			pages_are($pid, $page, $pages, 'every page on its node');
+		} elsif (!$spec->{cputune}) {
+			auto_pages_are_near($pid, $spec, $lazy);
+		}
 		if ($backing{locked}) {
 			like AnclaTest::slurp("/proc/$pid/status"), qr/^VmLck:\s+[1-9]\d{4,} kB/m, 'QEMU is locked in memory';
 		}
-		my $lazy = !$spec->{numa} && !%backing;
 		ran_everywhere($pid, $spec->{vcpus}, 'the guest runs on all its vCPUs',
 			$lazy ? 'anonymous:' . bytes($spec->{memory}) : 'node0') if $spec->{disks};
 		guest_sees($pid, $spec) if $spec->{numa};

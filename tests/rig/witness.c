@@ -21,7 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { NODES = 64, MOVE_ALL = 1 << 2, BATCH = 4096, TAIL = 1 << 20 };
+enum { NODES = 64, MOVE_ALL = 1 << 2, BATCH = 4096, TAIL = 1 << 20, PEEK = 64 };
 
 struct vma {
 	uintptr_t start, end;
@@ -241,7 +241,7 @@ static int move(pid_t pid, const char *name, unsigned long count, int node)
 }
 
 /* The same of private memory, "anonymous:BYTES", read as a debugger would. */
-static void peek_anonymous(pid_t pid, uint64_t size, uint64_t offset, uint32_t *value)
+static void peek_anonymous(pid_t pid, uint64_t size, uint64_t offset, uint32_t *words, size_t count)
 {
 	FILE *maps = open_maps(pid);
 	struct vma vma;
@@ -253,7 +253,8 @@ static void peek_anonymous(pid_t pid, uint64_t size, uint64_t offset, uint32_t *
 	while (next_vma(maps, &vma))
 		if (!vma.shared && !vma.name[0] && vma.end - vma.start == size) {
 			fclose(maps);
-			if (pread(fd, value, sizeof(*value), (off_t)(vma.start + offset)) < 0)
+			if (pread(fd, words, count * sizeof(*words), (off_t)(vma.start + offset)) <
+			    0)
 				err(1, "%s", path);
 			close(fd);
 			return;
@@ -261,18 +262,21 @@ static void peek_anonymous(pid_t pid, uint64_t size, uint64_t offset, uint32_t *
 	errx(1, "%d has no mapping of %" PRIu64 " bytes", pid, size);
 }
 
-static void peek(pid_t pid, const char *name, uint64_t offset)
+static void peek(pid_t pid, const char *name, uint64_t offset, size_t count)
 {
-	uint32_t value;
+	uint32_t words[PEEK] = { 0 };
 
+	if (count > PEEK)
+		errx(2, "%zu words, %d are the most", count, PEEK);
 	if (strncmp(name, "anonymous:", 10) == 0) {
-		peek_anonymous(pid, strtoull(name + 10, NULL, 0), offset, &value);
+		peek_anonymous(pid, strtoull(name + 10, NULL, 0), offset, words, count);
 	} else {
 		struct file file = find_file(pid, name, PROT_READ);
-		memcpy(&value, file.at + offset, sizeof(value));
+		memcpy(words, file.at + offset, count * sizeof(*words));
 		unmap_file(&file);
 	}
-	printf("%" PRIu32 "\n", value);
+	for (size_t i = 0; i < count; i++)
+		printf("%" PRIu32 "\n", words[i]);
 }
 
 /* An ACPI table in hex, by its signature, its length and its checksum. */
@@ -389,8 +393,8 @@ int main(int argc, char **argv)
 		anonymous(pid, strtoull(argv[3], NULL, 0));
 	} else if (strcmp(what, "move") == 0 && argc == 6) {
 		return move(pid, argv[3], strtoul(argv[4], NULL, 0), atoi(argv[5]));
-	} else if (strcmp(what, "peek") == 0 && argc == 5) {
-		peek(pid, argv[3], strtoull(argv[4], NULL, 0));
+	} else if (strcmp(what, "peek") == 0 && argc == 6) {
+		peek(pid, argv[3], strtoull(argv[4], NULL, 0), strtoul(argv[5], NULL, 0));
 	} else if (strcmp(what, "table") == 0 && argc == 4 && strlen(argv[3]) == 4) {
 		return table(pid, argv[3]);
 	} else {
@@ -399,7 +403,7 @@ int main(int argc, char **argv)
 		      "       witness anonymous PID BYTES  the same of private mappings of that "
 		      "size\n"
 		      "       witness move PID NAME N NODE the first N pages of a file to a node\n"
-		      "       witness peek PID NAME OFFSET 32 bits\n"
+		      "       witness peek PID NAME AT N   N words of 32 bits\n"
 		      "       witness table PID SIGNATURE  an ACPI table, in hex\n",
 		      stderr);
 		return 2;
