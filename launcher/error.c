@@ -1,8 +1,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "error.h"
+#include "quote.h"
 #include "util.h"
 
 int error_set(struct error *err, enum exit_code code, const char *format, ...)
@@ -16,6 +18,7 @@ int error_set(struct error *err, enum exit_code code, const char *format, ...)
 	free(err->message);
 	err->message = message;
 	err->code = code;
+	blank_unprintable(message, strlen(message));
 	return -1;
 }
 
@@ -29,6 +32,7 @@ int error_prefix(struct error *err, const char *format, ...)
 	char *message = xasprintf("%s%s", prefix, err->message ? err->message : "");
 	free(err->message);
 	err->message = message;
+	blank_unprintable(message, strlen(message));
 	return -1;
 }
 

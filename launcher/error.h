@@ -4,7 +4,8 @@
  * its last argument. The error is written only on failure, results only on success. Stages
  * return errors; only commands print them. A message says what, where, what was needed, what is
  * available, and what to do. It is one line unless there is a list to show, has no final full
- * stop or newline, and does not repeat the program's name. */
+ * stop or newline, and does not repeat the program's name. What it quotes (a path, QEMU's words)
+ * may be of anybody's making: what a terminal would act on becomes blanks. */
 #ifndef ANCLA_ERROR_H
 #define ANCLA_ERROR_H
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "kernel.h"
+#include "quote.h"
 #include "util.h"
 
 /* Bytes of a CPU mask that any kernel takes: room for CPULIST_MAX + 1 CPUs. */
@@ -117,6 +118,8 @@ void kernel_comm(pid_t pid, pid_t tid, char comm[64])
 
 	comm[got > 0 ? got : 0] = '\0';
 	comm[strcspn(comm, "\n")] = '\0';
+	/* A thread names itself, and it is printed. */
+	blank_unprintable(comm, strlen(comm));
 }
 
 /* The text of a process's stat file behind its name, from the state (field 3) on; NULL if it is

@@ -47,6 +47,19 @@ bool is_printable(unsigned code)
 	return true;
 }
 
+void blank_unprintable(char *text, size_t length)
+{
+	for (size_t i = 0, bytes; i < length; i += bytes) {
+		unsigned code = 0;
+
+		bytes = utf8_next(text + i, length - i, &code);
+		if (bytes && (code == '\n' || is_printable(code)))
+			continue;
+		bytes += bytes == 0;
+		memset(text + i, ' ', bytes);
+	}
+}
+
 static void put_escaped(FILE *out, const char *text, size_t bytes, unsigned code)
 {
 	if (code == '"' || code == '\\')

@@ -13,6 +13,9 @@ size_t utf8_next(const char *text, size_t length, unsigned *code);
  * paragraph separators, bidirectional overrides; and for U+FFFD, the mark of lost text. */
 bool is_printable(unsigned code);
 
+/* Puts blanks in the place of what is not printable or no UTF-8, but for ends of lines. */
+void blank_unprintable(char *text, size_t length);
+
 /* The text without quotation marks, with what is not printable, `"` and `\` escaped as in JSON,
  * and cut after `limit` bytes or so with "...". The caller frees. */
 char *escape(const char *text, size_t length, size_t limit);

@@ -7,6 +7,7 @@
 #include "kernel.h"
 #include "launch.h"
 #include "lock.h"
+#include "quote.h"
 #include "util.h"
 #include "vm_client.h"
 
@@ -128,10 +129,11 @@ int vm_client_query(struct vm_client *client, struct error *err)
 		                   &qmp_error) < 0)
 			result = qmp_failed(client, &qmp_error, err);
 	if (result == 0) {
+		bool said = json_object_object_get_ex(replies[0], "status", &status) &&
+		            json_object_is_type(status, json_type_string);
 		snprintf(client->run_state, sizeof(client->run_state), "%s",
-		         json_object_object_get_ex(replies[0], "status", &status)
-		             ? json_object_get_string(status)
-		             : "unknown");
+		         said ? json_object_get_string(status) : "unknown");
+		blank_unprintable(client->run_state, strlen(client->run_state));
 		result = threads_read(&client->threads, client->state.qemu, client->plan,
 		                      replies[1], replies[2], err);
 	}

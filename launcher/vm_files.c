@@ -1,5 +1,4 @@
 /* The files in a VM's directory. */
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "ledger.h"
+#include "quote.h"
 #include "util.h"
 
 /* plan.json of the largest VM is below this: 4,096 vCPUs, each with a mask of every second CPU. */
@@ -199,9 +199,7 @@ char *vm_last_words(const struct vm_dir *vm)
 
 	text[got > 0 ? got : 0] = '\0';
 	/* They go to a terminal, and part of them may be of anybody's making. */
-	for (ssize_t i = 0; i < got; i++)
-		if (iscntrl((unsigned char)text[i]) && text[i] != '\n')
-			text[i] = ' ';
+	blank_unprintable(text, got > 0 ? (size_t)got : 0);
 	for (char *p = text + strlen(text); p > text && lines < 6; p--)
 		if (p[-1] == '\n' && p[0] && ++lines == 5)
 			rest = p;

@@ -2,7 +2,8 @@
  * them, and as root reads those of a user (which is why this includes ledger_users.c); what was
  * read can be used by whatever uses plans.
  *
- * In the input, a byte 0xff (of which there is none in UTF-8) ends the plan; the state follows. */
+ * In the input, a byte 0xff (of which there is none in UTF-8) ends the plan, and another the state;
+ * then follows QEMU's log. */
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -76,6 +77,21 @@ static void write_bytes(const struct runtime *runtime, const char *name, const u
 	    openat(runtime->vm, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
 	promise(fd >= 0 && write(fd, data, size) == (ssize_t)size, "%s is not written", name);
+}
+
+/* The parts of the input. */
+static void write_files(const struct runtime *runtime, const uint8_t *data, size_t size)
+{
+	static const char *const names[] = { VM_PLAN, VM_STATE, VM_LOG };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		const uint8_t *cut = i < 2 ? memchr(data, 0xff, size) : NULL;
+		size_t length = cut ? (size_t)(cut - data) : size;
+
+		write_bytes(runtime, names[i], data, length);
+		data += length + (cut != NULL);
+		size -= length + (cut != NULL);
+	}
 }
 
 /* What plan.h says of every plan. */
@@ -227,15 +243,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	                           claims_err = ERROR_INIT;
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
 	cleanup_vm_state struct vm_state state = { 0 };
-	const uint8_t *cut = memchr(data, 0xff, size);
-	size_t length = cut ? (size_t)(cut - data) : size;
 
 	if (!runtime.null)
 		set_up(&runtime);
 	const struct vm_dir dir = { NAME, runtime.path, runtime.vm, -1 };
-	write_bytes(&runtime, VM_PLAN, data, length);
-	write_bytes(&runtime, VM_STATE, data + length + (cut != NULL),
-	            size - length - (cut != NULL));
+	write_files(&runtime, data, size);
+	cleanup_free char *words = vm_last_words(&dir);
+	promise_printable(words);
+	promise(strlen(words) <= 1024 + 4 * strlen("; "), "many words: %s", words);
 
 	cleanup_plan struct plan *plan = vm_read_plan(&dir, &err);
 	if (plan)

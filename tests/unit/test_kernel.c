@@ -146,6 +146,18 @@ static void threads_are_listed_in_order_with_their_names(void **state)
 	pthread_barrier_destroy(&barrier);
 }
 
+static void a_name_cannot_act_on_a_terminal(void **state)
+{
+	char comm[64], before[16];
+
+	(void)state;
+	assert_int_equal(prctl(PR_GET_NAME, before), 0);
+	assert_int_equal(prctl(PR_SET_NAME, "a\033[2J\xc2\x9b"), 0);
+	kernel_comm(getpid(), getpid(), comm);
+	prctl(PR_SET_NAME, before);
+	assert_string_equal(comm, "a [2J  ");
+}
+
 static void a_process_that_is_gone_has_no_threads_name_or_start(void **state)
 {
 	pid_t pid = child(0), *tids;
@@ -214,6 +226,7 @@ int main(void)
 		cmocka_unit_test(a_mask_that_the_kernel_narrows_shows_when_read_back),
 		cmocka_unit_test(every_scheduler_is_read_back_as_it_was_set),
 		cmocka_unit_test(threads_are_listed_in_order_with_their_names),
+		cmocka_unit_test(a_name_cannot_act_on_a_terminal),
 		cmocka_unit_test(a_process_that_is_gone_has_no_threads_name_or_start),
 		cmocka_unit_test(start_time_survives_any_name),
 		cmocka_unit_test(a_pidfd_is_only_of_the_process_with_that_start),

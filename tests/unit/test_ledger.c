@@ -611,6 +611,7 @@ static void last_words_are_few_and_whole(void **state)
 		{ "one\n", "one" },
 		{ "one\n\ntwo\n\n", "one; two" },
 		{ "1\n2\n3\n4\n5\n6\n", "2; 3; 4; 5; 6" },
+		{ "\033[2Ja\xc2\x9b\xe2\x80\xae\n\xff\xc3\xbc", " [2Ja     ;  \xc3\xbc" },
 	};
 
 	add(&ledger, "a", "1", &vm);

@@ -75,6 +75,18 @@ static void quoted_text_cannot_act_on_a_terminal(void **state)
 	assert_quoted("\xc0\xaf", "\"\\ufffd\\ufffd\""); /* overlong */
 }
 
+static void an_error_cannot_act_on_a_terminal(void **state)
+{
+	cleanup_error struct error err = ERROR_INIT;
+
+	(void)state;
+	error_set(&err, EXIT_FAILED, "no %s",
+	          "\033[2J\xc2\x9b\xe2\x80\xae \xff\xc3\xbc\t\nx\xe2\x80");
+	assert_string_equal(err.message, "no  [2J       \xc3\xbc \nx  ");
+	error_prefix(&err, "\r%s", "a");
+	assert_string_equal(err.message, " ano  [2J       \xc3\xbc \nx  ");
+}
+
 static void quoted_text_is_cut(void **state)
 {
 	char endless[10001];
@@ -134,6 +146,7 @@ int main(void)
 		cmocka_unit_test(sizes_are_told_in_the_largest_unit),
 		cmocka_unit_test(the_nearest_word_is_near),
 		cmocka_unit_test(quoted_text_cannot_act_on_a_terminal),
+		cmocka_unit_test(an_error_cannot_act_on_a_terminal),
 		cmocka_unit_test(quoted_text_is_cut),
 		cmocka_unit_test(files_are_replaced_as_a_whole),
 		cmocka_unit_test(arrays_grow_by_zeroed_elements),
