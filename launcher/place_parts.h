@@ -73,6 +73,12 @@ bool place_uneven(const struct fit_problem *problem, size_t count, uint64_t page
 void place_explain(struct placing *p, const struct fit_problem *problem,
                    const struct fit_solution *solution);
 
+/* "guest node 3", "the VM"; and why it does not fit on the node, were it alone there, NULL: it
+ * does. The caller frees them. */
+char *place_unit_name(const struct placing *p, size_t unit);
+char *place_unit_reason(const struct placing *p, const struct fit_problem *problem, size_t unit,
+                        size_t node);
+
 /* Why there is no solution, and what would be one. Always -1. */
 int place_refuse(struct placing *p, const struct fit_problem *problem, struct error *err);
 

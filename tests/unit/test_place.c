@@ -488,6 +488,21 @@ static void a_refusal_names_what_conflicts_and_what_would_fit(void **state)
 	                   small, NULL,
 	                   "emulator: isolate cannot be had together|1 vCPU fits on node 0");
 	assert_not_planned("'vcpus': 15", host, NULL, "15 dedicated vCPUs are more than");
+	/* Guest nodes: one that fits nowhere; all that fit, but not together. */
+	cleanup_host struct host *two = host_of("numa:2(memory=8589934592) core:4 pu:1");
+	assert_not_planned("'vcpus': 7, 'numa': { 'nodes': [ { 'vcpus': '0-1', 'memory': '512MiB' "
+	                   "}, { 'vcpus': '2-6', 'memory': '512MiB' } ] }",
+	                   two, NULL,
+	                   "no host node has room for guest node 1: node 0: 3 CPUs free, 5 needed; "
+	                   "node 1: 4 CPUs free|guest node 1: 4 vCPUs fit on node 1");
+	assert_not_planned(
+	    "'vcpus': 9, 'numa': { 'nodes': [ { 'vcpus': '0-2', 'memory': '256MiB' "
+	    "}, { 'vcpus': '3-5', 'memory': '256MiB' }, { 'vcpus': '6-8', 'memory': "
+	    "'512MiB' } ] }",
+	    two, NULL,
+	    "no host nodes have room for all 3 guest nodes (9 vCPUs): node 0: 3 CPUs "
+	    "and 8GiB free; node 1: 4 CPUs and 8GiB free|"
+	    "the first 2 of the 3 guest nodes fit");
 }
 
 /* Reserves huge pages on a node of the host. */
