@@ -77,10 +77,10 @@ static int wait_once(struct launching *l, const char *doing, int timeout_ms, str
 	return 0;
 }
 
-/* QEMU that fills memory itself greets only after that. */
+/* QEMU that fills memory itself, or locks it with all of its own, greets only after that. */
 static int greeting_limit(const struct plan *plan)
 {
-	uint64_t bytes = 0;
+	uint64_t bytes = plan->locked ? QEMU_LOCKS : 0;
 
 	for (size_t i = 0; i < plan->n_memory; i++)
 		if (plan->memory[i].fill == FILL_QEMU || plan->locked)

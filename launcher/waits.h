@@ -52,8 +52,9 @@ enum limit_ms { LIMITS(LIMIT_ENUM) };
 /* How often the power button is pressed by a supervisor. */
 enum { LIMIT_PRESSES = LIMIT_POWERDOWN_MS / LIMIT_PRESS_MS };
 
-/* How fast QEMU fills memory at the very least, for LIMIT_GREETING_MS: bytes a millisecond. */
-enum { SLOWEST_FILL = 100 * 1024 };
+/* How fast QEMU fills memory at the very least, for LIMIT_GREETING_MS: bytes a millisecond; and how
+ * much of its own mlockall(2) fills at the most: code, stacks, heaps, translated code. */
+enum { SLOWEST_FILL = 100 * 1024, QEMU_LOCKS = 640 << 20 };
 
 /* The rows, for the manual page. */
 struct limit {
