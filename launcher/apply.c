@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "apply.h"
+#include "cgroup.h"
 #include "cpulist.h"
 #include "kernel.h"
 #include "pin.h"
@@ -46,6 +47,8 @@ static int move_thread(const struct plan *plan, const struct thread *thread, str
 	cleanup_checks struct checks checks = { 0 };
 	struct sched sched = { 0 };
 
+	if (cgroup_put_thread(plan, thread, err) < 0)
+		return -1;
 	/* Of one that cannot be read, pin_thread() knows whether it may be gone. */
 	if (read_thread(thread->tid, now, &sched) < 0)
 		return pin_thread(plan, thread, err);

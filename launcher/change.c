@@ -50,7 +50,7 @@ struct words {
 	int count, at;
 };
 
-static const char *const kinds[] = { "vcpu", "emulator", "iothread" };
+static const char *const kinds[] = { "vcpu", "emulator", "iothread", "shares", "quota" };
 
 static bool is_kind(const char *word)
 {
@@ -156,6 +156,28 @@ static int parse_vcpus(struct change *change, struct words *words, struct error 
 	return 0;
 }
 
+/* "shares 2048", "quota 200%": within what a spec may say. */
+static int parse_limit(struct change *change, const char *kind, struct words *words,
+                       struct error *err)
+{
+	bool is_quota = strcmp(kind, "quota") == 0;
+	int *limit = is_quota ? &change->quota : &change->shares;
+	const char *word = next_word(words);
+	char *end = NULL;
+	long number = word ? strtol(word, &end, 10) : 0;
+
+	if (*limit)
+		return error_set(err, EXIT_USAGE, "%s is named twice", kind);
+	if (!word || end == word || strcmp(end, is_quota ? "%" : "") != 0 ||
+	    number < (is_quota ? 1 : 2) || number > (is_quota ? 999999 : 262144))
+		return error_set(err, EXIT_USAGE, "%s takes %s, not \"%s\"", kind,
+		                 is_quota ? "percent of one CPU, as 200%"
+		                          : "a number from 2 to 262144",
+		                 word ? word : "");
+	*limit = (int)number;
+	return 0;
+}
+
 static int parse_target(struct change *change, struct words *words, struct error *err)
 {
 	cleanup_bitmap hwloc_bitmap_t cpus = NULL;
@@ -163,13 +185,17 @@ static int parse_target(struct change *change, struct words *words, struct error
 
 	if (strcmp(kind, "vcpu") == 0)
 		return parse_vcpus(change, words, err);
+	if (strcmp(kind, "shares") == 0 || strcmp(kind, "quota") == 0)
+		return parse_limit(change, kind, words, err);
 	if (strcmp(kind, "iothread") == 0 && !(id = next_word(words)))
 		return error_set(err, EXIT_USAGE, "\"iothread\" needs a name: iothread io0 6");
 	if (!id && strcmp(kind, "emulator") != 0) {
 		const char *near = nearest_word(kind, kinds, ARRAY_SIZE(kinds));
-		return error_set(
-		    err, EXIT_USAGE, "no target \"%s\"%s%s%s; there are vcpu, emulator, iothread",
-		    kind, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+		return error_set(err, EXIT_USAGE,
+		                 "no target \"%s\"%s%s%s; there are vcpu, emulator, iothread, "
+		                 "shares, quota",
+		                 kind, near ? "; did you mean \"" : "", near ? near : "",
+		                 near ? "\"?" : "");
 	}
 	if (parse_cpus(words, &cpus, err) < 0)
 		return -1;
@@ -258,6 +284,30 @@ static int put_iothread(const struct change_target *target, struct plan *plan, s
 	                 plan->name, target->iothread, plan->name);
 }
 
+/* A partition is made for a VM's CPUs at its start, below or beside the cgroup of its shares. */
+static int check_partition(const struct change_target *target, const struct plan *plan,
+                           struct error *err)
+{
+	bool realtime = sched_is_realtime(target->sched);
+
+	if (!plan->partition || target->role != THREAD_VCPU ||
+	    (size_t)target->vcpu >= plan->n_vcpus)
+		return 0;
+	if (target->cpus && !hwloc_bitmap_isequal(target->cpus, plan->vcpus[target->vcpu].cpus))
+		return error_set(err, EXIT_GRANT,
+		                 "vCPU %d is in an isolated partition (isolation), whose CPUs stay "
+		                 "while the VM lives; stop the VM, and start it with other pins",
+		                 target->vcpu);
+	if (target->sched.scheduler != SCHED_UNSET && (plan->shares || plan->quota) &&
+	    realtime != sched_is_realtime(plan->vcpus[target->vcpu].sched))
+		return error_set(
+		    err, EXIT_GRANT,
+		    "vCPU %d is in an isolated partition (isolation) of a VM with shares "
+		    "or quota: whether it runs in real time is decided when it starts",
+		    target->vcpu);
+	return 0;
+}
+
 static int put_target(const struct change_target *target, struct plan *plan,
                       const struct host *host, struct error *err)
 {
@@ -266,7 +316,8 @@ static int put_target(const struct change_target *target, struct plan *plan,
 	                              ? xasprintf("iothread %s", target->iothread)
 	                              : xstrdup("the emulator");
 
-	if (target->cpus && place_check_pin(host, what, target->cpus, err) < 0)
+	if (check_partition(target, plan, err) < 0 ||
+	    (target->cpus && place_check_pin(host, what, target->cpus, err) < 0))
 		return -1;
 	if (target->role == THREAD_VCPU)
 		return put_vcpu(target, plan, err);
@@ -282,6 +333,8 @@ int change_plan(const struct change *change, struct plan *plan, const struct hos
 	for (size_t i = 0; i < change->count; i++)
 		if (put_target(&change->list[i], plan, host, err) < 0)
 			return -1;
+	plan->shares = change->shares ? change->shares : plan->shares;
+	plan->quota = change->quota ? change->quota : plan->quota;
 	hwloc_bitmap_zero(plan->siblings);
 	if (place_isolate(plan, host, err) < 0)
 		return -1;

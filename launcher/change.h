@@ -22,14 +22,16 @@ struct change_target {
 struct change {
 	struct change_target *list;
 	size_t count;
+	int shares, quota; /* of the whole VM, as in the plan; 0: as they are */
 };
 
 void change_free(struct change *change);
 #define cleanup_change __attribute__((cleanup(change_free)))
 
 /* Reads targets: "vcpu LIST [CPUS]", "vcpu LIST=CPUS" (one to one, in the order in which they are
- * written), "emulator [CPUS]", "iothread ID [CPUS]", any number of them. `scheduler` ("fifo:1",
- * "other") is for all of them, or NULL; without it each needs CPUs. Errors are EXIT_USAGE. */
+ * written), "emulator [CPUS]", "iothread ID [CPUS]", "shares N", "quota N%", any number of them.
+ * `scheduler` ("fifo:1", "other") is for all of them, or NULL; without it each needs CPUs. Errors
+ * are EXIT_USAGE. */
 int change_parse(struct change *change, char *const *words, int count, const char *scheduler,
                  struct error *err);
 

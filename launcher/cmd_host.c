@@ -375,6 +375,11 @@ static int run(const struct invocation *call)
 	cleanup_host struct host *host = host_load(description, &err);
 	cleanup_claims struct claims *claims = NULL;
 
+	/* Of the isolated CPUs, some may be a dead VM's. */
+	if (host && !description && !hwloc_bitmap_iszero(host->isolated) && ledger_give_back()) {
+		host_free(host);
+		host = host_load(NULL, &err);
+	}
 	if (!host || ledger_read_claims(description == NULL, &claims, &err) < 0)
 		return command_fail(&err);
 	if (invocation_option(call, "json")) {

@@ -88,11 +88,24 @@ static struct json_object *change_json(const struct live *live, bool dry)
 	struct json_object *json = json_object_new_object(), *list = json_object_new_array();
 
 	each_change(live->client.plan, live->plan, add_json, list);
+	plan_add_limits(json, live->plan);
 	json_add_string(json, "name", live->plan->name);
 	json_add_bool(json, "dry-run", dry);
 	json_object_object_add(json, "changes", list);
 	json_add_int(json, "threads", (int64_t)live->moves.count);
 	return json;
+}
+
+/* False if they are the same. */
+static bool print_limits(const struct plan *was, const struct plan *plan)
+{
+	cleanup_free char *before = plan_limits_format(was);
+	cleanup_free char *now = plan_limits_format(plan);
+
+	if (was->shares == plan->shares && was->quota == plan->quota)
+		return false;
+	printf("CPU time: was %s, is %s\n", *before ? before : "as the host's", now);
+	return true;
 }
 
 static int report(const struct live *live, bool dry, bool as_json)
@@ -102,10 +115,13 @@ static int report(const struct live *live, bool dry, bool as_json)
 	if (as_json)
 		return command_print_json(change_json(live, dry));
 	each_change(live->client.plan, live->plan, print_row, &count);
-	if (count == 0)
+	bool limits = print_limits(live->client.plan, live->plan);
+	if (count == 0 && !limits)
 		printf("nothing to change\n");
 	else if (dry)
 		printf("nothing was changed (--dry-run)\n");
+	else if (count == 0)
+		printf("shares and quota set, and read back\n");
 	else
 		printf("%zu threads moved, and read back\n", live->moves.count);
 	return command_flush();
@@ -182,6 +198,8 @@ const struct command cmd_pin = {
 	    "  vcpu 0-3=8-11        one to one, in the order in which they are written\n"
 	    "  emulator 4-5         QEMU's main loop and its helpers\n"
 	    "  iothread io0 6       one iothread\n"
+	    "  shares 2048          CPU shares of the VM, against its neighbours'\n"
+	    "  quota 200%           CPU time of the VM, in percent of one CPU\n"
 	    "  memory 0-1 --node 2  pages of guest nodes (without a list: all); alone in a call\n"
 	    "With --scheduler the CPUs may be left out. The change is checked as a launch is,\n"
 	    "applied, read back from the kernel, and recorded as what the VM holds. If a step\n"

@@ -73,11 +73,14 @@ static void print_memory(const struct plan *plan)
 static int print_plan(const struct plan *plan, const struct command_line *line)
 {
 	cleanup_free char *argv = command_line_format(line);
+	cleanup_free char *cpu_time = plan_limits_format(plan);
 
 	printf("%s: %d vCPUs (%d sockets, %d dies, %d cores, %d threads), %s\n\n", plan->name,
 	       plan->vcpus_online, plan->sockets, plan->dies, plan->cores, plan->threads,
 	       accel_name(plan->accel));
 	print_threads(plan);
+	if (*cpu_time)
+		printf("\nCPU time\n  %s\n", cpu_time);
 	print_memory(plan);
 	print_lines("why", plan->why, plan->n_why);
 	print_lines("warnings", plan->warnings, plan->n_warnings);

@@ -78,6 +78,19 @@ static struct json_object *row_json(const struct row *row, const struct plan *pl
 	return json;
 }
 
+/* What was asked for, and what the kernel has. */
+static void add_limits(const struct vm_client *client, struct json_object *json)
+{
+	struct json_object *cgroup;
+
+	if (!client->plan->cgroup)
+		return;
+	cgroup = json_object_new_object();
+	plan_add_limits(json, client->plan);
+	cgroup_add_status(client->plan->cgroup, cgroup);
+	json_object_object_add(json, "cgroup", cgroup);
+}
+
 static struct json_object *status_json(const struct vm_client *client)
 {
 	struct json_object *json = json_object_new_object();
@@ -94,6 +107,7 @@ static struct json_object *status_json(const struct vm_client *client)
 	if (client->state.console)
 		json_add_string(json, "console", client->state.console);
 	json_add_int(json, "started", client->state.started);
+	add_limits(client, json);
 	for (size_t i = 0; i < client->threads.count; i++) {
 		struct row row;
 		if (!read_row(client->state.qemu, &client->threads.list[i], &row))
@@ -117,6 +131,24 @@ static void print_memory(const struct plan *plan)
 	}
 }
 
+static void print_limits(const struct vm_client *client)
+{
+	cleanup_free char *cpu_time = plan_limits_format(client->plan);
+	cleanup_json struct json_object *cgroup = json_object_new_object();
+	const char *separator = " (";
+
+	printf("CPU time      %s", cpu_time);
+	cgroup_add_status(client->plan->cgroup, cgroup);
+	json_object_object_foreach(cgroup, key, value)
+	{
+		if (strcmp(key, "directory") == 0)
+			continue;
+		printf("%s%s %s", separator, key, json_object_get_string(value));
+		separator = ", ";
+	}
+	printf(")\n");
+}
+
 static void print_status(const struct vm_client *client)
 {
 	printf("%s: %s, QEMU %d (%s)\n", client->dir.name, client->run_state, client->state.qemu,
@@ -127,6 +159,8 @@ static void print_status(const struct vm_client *client)
 		       client->plan->accel == ACCEL_KVM ? "; \"accel\": \"tcg\" runs anywhere"
 		                                        : "");
 	print_memory(client->plan);
+	if (client->plan->cgroup)
+		print_limits(client);
 	printf("%-14s %8s  %-16s %4s  %-9s %10s  %s\n", "THREAD", "TID", "CPUS", "ON", "SCHEDULER",
 	       "RUN", "NAME");
 	for (size_t i = 0; i < client->threads.count; i++) {

@@ -48,6 +48,7 @@ static int run(const struct invocation *call)
 		return command_fail(&err);
 	vm_client_disconnect(&client);
 	verify_threads(client.plan, &client.threads, &checks);
+	verify_cgroup(client.plan, &client.threads, &checks);
 	if (verify_memory(client.plan, client.state.qemu, NULL, true, &checks, &err) < 0 ||
 	    verify_process(client.plan, client.state.qemu, &checks, &err) < 0)
 		return command_fail(&err);
@@ -76,7 +77,8 @@ const struct command cmd_verify = {
 	    "Checks the CPUs, scheduler and priority of every thread, and of every guest node\n"
 	    "the pages (number, size, host nodes), the memory policy, the memory lock and the\n"
 	    "flags; of QEMU's process the user, groups, capabilities, no_new_privs and seccomp.\n"
-	    "Exits with 5 if anything differs.",
+	    "Shares, quota and an isolated partition, where there are such. Exits with 5 if\n"
+	    "anything differs.",
 	.options = options,
 	.run = run,
 };

@@ -112,6 +112,7 @@ static int start_qemu(struct launching *l, struct error *err)
 	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, &vm->qemu, err) < 0)
 		return -1;
 	if (start_state(vm, err) < 0 || write_state(vm, "starting", err) < 0 ||
+	    cgroup_add_process(vm->plan, vm->qemu.pid, err) < 0 ||
 	    guard_start(&vm->guard, vm->qemu.pidfd, l->options->terminal, err) < 0 ||
 	    spawn_release(&vm->qemu, err) < 0)
 		return -1;
@@ -169,6 +170,7 @@ static int verify(struct launching *l, struct error *err)
 	int result = fill_residency(l->fill, known, err);
 
 	verify_threads(vm->plan, &vm->threads, &vm->checks);
+	verify_cgroup(vm->plan, &vm->threads, &vm->checks);
 	if (result == 0)
 		result = verify_memory(vm->plan, vm->qemu.pid, known, false, &vm->checks, err);
 	if (result == 0)
@@ -236,6 +238,7 @@ static int verify_late(struct vm *vm, struct error *err)
 	if (pin_threads(vm->plan, &vm->threads, err) < 0)
 		return -1;
 	verify_threads(vm->plan, &vm->threads, &late);
+	verify_cgroup(vm->plan, &vm->threads, &late);
 	return verify_verdict(&late, err);
 }
 
@@ -275,8 +278,8 @@ static int run_stages(struct launching *l, struct error *err)
 	    launch_claim(l, err) < 0)
 		return -1;
 	vm->line = command_line(vm->spec, vm->plan, l->planning.caps, err);
-	if (!vm->line || preflight(vm->plan, err) < 0 || launch_make_inherited(l, err) < 0 ||
-	    start_qemu(l, err) < 0)
+	if (!vm->line || preflight(vm->plan, err) < 0 || launch_make_cgroups(l, err) < 0 ||
+	    launch_make_inherited(l, err) < 0 || start_qemu(l, err) < 0)
 		return -1;
 	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, err);
 	if (!l->fill)

@@ -23,6 +23,9 @@ int launch_stopped(struct launching *l, const char *doing, struct error *err);
 /* Makes everything that QEMU inherits: sockets, memory, taps. */
 int launch_make_inherited(struct launching *l, struct error *err);
 
+/* Makes the VM's cgroups, if the plan needs some. */
+int launch_make_cgroups(struct launching *l, struct error *err);
+
 /* Fills vm->state.console, once the monitor is ready. */
 int launch_find_console(struct launching *l, struct error *err);
 

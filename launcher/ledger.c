@@ -145,6 +145,21 @@ void vm_dir_close(struct vm_dir *vm)
 	*vm = (struct vm_dir)VM_DIR_INIT;
 }
 
+/* False if somebody is still in the VM's cgroups: then the file that names them stays, and whoever
+ * looks next tries again. */
+static bool remove_cgroups(const struct vm_dir *vm)
+{
+	struct cgroup *cgroup = NULL;
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	if (vm_read_cgroup(vm, &cgroup, &ignored) < 0 || !cgroup)
+		return true;
+	bool removed = cgroup_remove(cgroup, &ignored) == 0;
+	cgroup_free(cgroup);
+	free(cgroup);
+	return removed;
+}
+
 void vm_dir_remove(struct vm_dir *vm)
 {
 	/* The state goes before the plan: a state without a plan would be a VM that holds what
@@ -154,12 +169,13 @@ void vm_dir_remove(struct vm_dir *vm)
 		VM_COMMANDS,    VM_MONITOR,         VM_SERIAL,
 		VM_LOG,         VM_STATE,           VM_PLAN,
 		VM_PLAN ".new", VM_STATE ".new",    VM_COMMANDS ".lock",
-		VM_RESERVED,    VM_RESERVED ".new",
+		VM_RESERVED,    VM_RESERVED ".new", VM_CGROUP ".new",
 	};
-	bool gone = vm->dirfd >= 0;
+	bool gone = vm->dirfd >= 0 && remove_cgroups(vm);
 
 	for (size_t i = 0; i < ARRAY_SIZE(files) && vm->dirfd >= 0; i++)
 		gone &= unlinkat(vm->dirfd, files[i], 0) == 0 || errno == ENOENT;
+	gone = gone && (unlinkat(vm->dirfd, VM_CGROUP, 0) == 0 || errno == ENOENT);
 	if (gone && (unlinkat(vm->dirfd, "lock", 0) == 0 || errno == ENOENT))
 		rmdir(vm->path);
 }
@@ -223,6 +239,13 @@ static int compare_names(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static void remove_dead(struct ledger *ledger, struct vm_dir *vm)
+{
+	if (vm_has_cgroup(vm))
+		ledger->gave_back = true;
+	vm_dir_remove(vm);
+}
+
 int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err)
 {
 	struct dirent *entry;
@@ -244,7 +267,7 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 		if (is_held(&vm) && (!is_orphan(&vm) || stays_held(&vm)))
 			*array_append(names, count) = xstrdup(entry->d_name);
 		else if (vm.lock >= 0 && reserve_give_back(&vm, err) == 0)
-			vm_dir_remove(&vm);
+			remove_dead(ledger, &vm);
 		else if (vm.lock >= 0)
 			error_clear(err); /* the next command tries again */
 		else
@@ -326,6 +349,20 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 	return take_pointer(&claims);
 }
 
+bool ledger_give_back(void)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+	cleanup_error struct error ignored = ERROR_INIT;
+	char **names;
+	size_t count;
+
+	if (ledger_open(&ledger, false, &ignored) < 0 ||
+	    ledger_sweep(&ledger, &names, &count, &ignored) < 0)
+		return false;
+	free_names(names, count);
+	return ledger.gave_back;
+}
+
 int ledger_read_claims(bool live, struct claims **claims, struct error *err)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
@@ -344,7 +381,14 @@ static int refuse_existing(const struct ledger *ledger, const char *name, struct
 {
 	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 
-	if (open_vm(ledger, name, &vm) < 0 || !is_held(&vm))
+	bool free = open_vm(ledger, name, &vm) < 0 || !is_held(&vm);
+	if (free && vm.dirfd >= 0 && vm_has_cgroup(&vm))
+		return error_set(
+		    err, EXIT_FAILED,
+		    "a VM named \"%s\" has ended, but processes are still in its "
+		    "cgroups, which %s/%s names; end them, or give this one another name",
+		    name, vm.path, VM_CGROUP);
+	if (free)
 		return error_set(
 		    err, EXIT_FAILED,
 		    "%s/%s exists, but is no VM's: it is not a directory, or holds files "

@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "cgroup.h"
 #include "claims.h"
 #include "error.h"
 #include "plan.h"
@@ -22,6 +23,7 @@ struct ledger {
 	char *path; /* of the runtime directory */
 	int dirfd;  /* -1: the directory does not exist, there are no VMs */
 	int lock;
+	bool gave_back; /* a sweep has removed cgroups: the host has more CPUs than before */
 };
 
 /* A VM's own directory. */
@@ -50,6 +52,7 @@ struct vm_state {
 #define VM_PLAN "plan.json"
 #define VM_STATE "state.json"
 #define VM_RESERVED "reserved.json" /* see reserve.h */
+#define VM_CGROUP "cgroup.json"     /* only of a VM that has cgroups */
 
 /* Opens and locks. With `create` the directory is made if it is missing; without, its absence means
  * that there are no VMs. Refused (EXIT_FAILED) if it is owned by another, a link, or writable by
@@ -59,7 +62,7 @@ void ledger_close(struct ledger *ledger);
 #define cleanup_ledger __attribute__((cleanup(ledger_close)))
 #define LEDGER_INIT                                                                                \
 	{                                                                                          \
-		NULL, -1, -1                                                                       \
+		NULL, -1, -1, false                                                                \
 	}
 
 /* Removes the directories of dead VMs, ends a QEMU that was left paused by a launcher that died,
@@ -69,6 +72,10 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 /* What all living VMs hold; for root, those of users too. NULL and an error if it cannot be read.
  */
 struct claims *ledger_claims(struct ledger *ledger, struct error *err);
+
+/* Removes what dead VMs left, where that may change the host: isolated partitions. True if there
+ * was any, so that the host is to be read again. */
+bool ledger_give_back(void);
 
 /* For commands that only look: what is held on this machine (`live`), or on a described one, where
  * nobody holds anything. A user without a runtime directory has no VMs. */
@@ -80,7 +87,8 @@ int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struc
 /* Opens the directory of a living VM. EXIT_FAILED: no such VM, with the nearest name. */
 int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err);
 
-/* Removes a VM's directory and everything in it. */
+/* Removes a VM's cgroups, its directory and everything in it. Whoever has no ledger locked and
+ * knows of cgroups locks it before. */
 void vm_dir_remove(struct vm_dir *vm);
 void vm_dir_close(struct vm_dir *vm);
 #define cleanup_vm_dir __attribute__((cleanup(vm_dir_close)))
@@ -93,6 +101,11 @@ struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err);
 int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error *err);
 int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err);
 int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct error *err);
+bool vm_has_cgroup(const struct vm_dir *vm);
+
+/* The VM's cgroups; NULL, without an error, if it has none. The caller frees them. */
+int vm_read_cgroup(const struct vm_dir *vm, struct cgroup **cgroup, struct error *err);
+int vm_write_cgroup(const struct vm_dir *vm, const struct cgroup *cgroup, struct error *err);
 void vm_state_free(struct vm_state *state);
 #define cleanup_vm_state __attribute__((cleanup(vm_state_free)))
 

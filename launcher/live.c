@@ -1,6 +1,7 @@
 #include <signal.h>
 
 #include "live.h"
+#include "live_limits.h"
 #include "util.h"
 
 void live_defer_signals(void)
@@ -58,11 +59,16 @@ int live_commit(struct live *live, struct spec_save *save, struct error *err)
 	struct vm_client *client = &live->client;
 
 	live_defer_signals();
-	if (apply_plan(client->plan, live->plan, &client->threads, &live->moves, err) < 0)
+	if (live_limits_apply(live, err) < 0)
 		return -1;
-	if (live_write(live, save, err) == 0)
-		return 0;
-	if (apply_undo(&live->moves, &undo) < 0)
+	if (apply_plan(client->plan, live->plan, &client->threads, &live->moves, err) == 0) {
+		if (live_write(live, save, err) == 0)
+			return 0;
+		if (apply_undo(&live->moves, &undo) < 0)
+			error_prefix(err, "%s; before that: ", undo.message);
+	}
+	error_clear(&undo);
+	if (live_limits_undo(live, &undo) < 0)
 		error_prefix(err, "%s; before that: ", undo.message);
 	return -1;
 }

@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cgroup.h"
 #include "cpulist.h"
 #include "kernel.h"
 #include "pin.h"
@@ -26,6 +27,8 @@ int pin_thread(const struct plan *plan, const struct thread *thread, struct erro
 
 	if (thread->role == THREAD_WORKER && is_right(plan, thread))
 		return 0;
+	if (cgroup_put_thread(plan, thread, err) < 0)
+		return -1;
 	if (kernel_set_affinity(thread->tid, cpus) < 0) {
 		int error = errno;
 		cleanup_free char *name = thread_name(thread, plan);

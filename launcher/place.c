@@ -88,6 +88,9 @@ static void start_plan(struct placing *p, enum accel accel)
 	plan->nosharepages = spec->backing.nosharepages;
 	plan->memory_path = spec->backing.path ? xstrdup(spec->backing.path) : NULL;
 	plan->emulator_sched = spec->cputune.emulatorsched;
+	plan->shares = spec->cputune.shares == SPEC_UNSET ? 0 : spec->cputune.shares;
+	plan->quota = spec->cputune.quota ? atoi(spec->cputune.quota) : 0;
+	plan->partition = spec->isolation == ISOLATION_PARTITION;
 	plan->n_vcpus = (size_t)spec->max_vcpus;
 	plan->vcpus = xcalloc(plan->n_vcpus, sizeof(*plan->vcpus));
 	for (size_t i = 0; i < plan->n_vcpus; i++) {

@@ -197,6 +197,43 @@ static int check_realtime(const struct plan *plan, struct error *err)
 	return 0;
 }
 
+static int partition_of_many(size_t vcpu, const char *cpus, struct error *err)
+{
+	return error_set(err, EXIT_GRANT,
+	                 "isolation is partition, but vCPU %zu may run on CPUs %s: the kernel does "
+	                 "not balance in a partition and the thread would stay on the first one; "
+	                 "pin it to one CPU (cputune.vcpupin), or use placement.mode auto",
+	                 vcpu, cpus);
+}
+
+/* In an isolated partition are the vCPUs, a CPU for each, and nobody else. */
+static int check_partition(const struct plan *plan, struct error *err)
+{
+	static const char rule[] = "isolation is partition";
+	cleanup_bitmap hwloc_bitmap_t partition = plan_partition_cpus(plan);
+	size_t realtime = 0;
+
+	if (!plan->partition)
+		return 0;
+	for (size_t i = 0; i < plan->n_vcpus; i++) {
+		cleanup_free char *cpus = cpulist_format(plan->vcpus[i].cpus);
+		if (hwloc_bitmap_weight(plan->vcpus[i].cpus) != 1)
+			return partition_of_many(i, cpus, err);
+		realtime += sched_is_realtime(plan->vcpus[i].sched);
+	}
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		cleanup_free char *who = xasprintf("iothread %s", plan->iothreads[i].id);
+		if (check_apart(rule, who, plan->iothreads[i].cpus, "which is in it", partition,
+		                err) < 0)
+			return -1;
+	}
+	if ((plan->shares || plan->quota) && realtime && realtime < plan->n_vcpus)
+		return error_set(err, EXIT_GRANT,
+		                 "isolation is partition, with shares or quota: then the vCPUs "
+		                 "must all run in real time, or none, as all are in one cgroup");
+	return check_apart(rule, "the emulator", plan->emulator, "which is in it", partition, err);
+}
+
 void place_warn(struct plan *plan)
 {
 	for (size_t i = 0; i < plan->n_iothreads; i++) {
@@ -248,7 +285,7 @@ void place_find_nodes(struct plan *plan, const struct host *host)
 int place_check(const struct plan *plan, const struct claims *claims, struct error *err)
 {
 	if (check_dedicated(plan, err) < 0 || check_policies(plan, err) < 0 ||
-	    check_realtime(plan, err) < 0)
+	    check_realtime(plan, err) < 0 || check_partition(plan, err) < 0)
 		return -1;
 	return check_claims(plan, claims, err);
 }

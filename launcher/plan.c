@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cgroup.h"
 #include "cpulist.h"
 #include "plan.h"
 #include "util.h"
@@ -36,6 +37,9 @@ void plan_free(struct plan *plan)
 	}
 	hwloc_bitmap_free(plan->emulator);
 	hwloc_bitmap_free(plan->siblings);
+	if (plan->cgroup)
+		cgroup_free(plan->cgroup);
+	free(plan->cgroup);
 	free_lines(plan->why, plan->n_why);
 	free_lines(plan->warnings, plan->n_warnings);
 	free(plan->name);
@@ -75,6 +79,30 @@ bool plan_vcpu_is_dedicated(const struct plan *plan, size_t vcpu)
 {
 	return plan->cpu_policy == CPU_POLICY_DEDICATED ||
 	       sched_is_realtime(plan->vcpus[vcpu].sched);
+}
+
+hwloc_bitmap_t plan_partition_cpus(const struct plan *plan)
+{
+	hwloc_bitmap_t cpus = xbitmap_dup(plan->siblings);
+
+	for (size_t i = 0; i < plan->n_vcpus; i++)
+		hwloc_bitmap_or(cpus, cpus, plan->vcpus[i].cpus);
+	return cpus;
+}
+
+char *plan_limits_format(const struct plan *plan)
+{
+	cleanup_bitmap hwloc_bitmap_t set = plan_partition_cpus(plan);
+	cleanup_free char *cpus = cpulist_format(set);
+	cleanup_free char *shares =
+	    plan->shares ? xasprintf(", shares %d", plan->shares) : xstrdup("");
+	cleanup_free char *quota =
+	    plan->quota ? xasprintf(", quota %d%%", plan->quota) : xstrdup("");
+	cleanup_free char *partition =
+	    plan->partition ? xasprintf(", isolated partition of CPUs %s", cpus) : xstrdup("");
+	cleanup_free char *all = xasprintf("%s%s%s", shares, quota, partition);
+
+	return xstrdup(*all ? all + strlen(", ") : "");
 }
 
 char *plan_pages_name(const struct plan_memory *memory)

@@ -16,6 +16,8 @@
 #include "error.h"
 #include "spec.h"
 
+struct cgroup;
+
 struct plan_vcpu {
 	hwloc_bitmap_t cpus;
 	int host_node;  /* the node of all its CPUs, -1 when they are on several */
@@ -101,6 +103,10 @@ struct plan {
 	bool pages_required; /* huge pages that turn out smaller are a failure, not a fact */
 	char *memory_path;   /* of BACKING_PATH */
 	struct plan_process process;
+	int shares;              /* CPU shares as of cgroup v1; 0: none asked for */
+	int quota;               /* percent of one CPU; 0: no limit */
+	bool partition;          /* the vCPUs' CPUs, and idle siblings, are an isolated partition */
+	struct cgroup *cgroup;   /* made for these; NULL: none. Owned; not in plan.json */
 	hwloc_bitmap_t siblings; /* CPUs kept idle beside dedicated vCPUs (smt: isolate) */
 	char **why;              /* one sentence each: what was chosen, what was rejected */
 	size_t n_why;
@@ -126,6 +132,12 @@ bool plan_vcpu_is_dedicated(const struct plan *plan, size_t vcpu);
 
 bool sched_is_realtime(struct sched sched);
 
+/* The CPUs of the isolated partition: the vCPUs', and siblings kept idle. The caller frees. */
+hwloc_bitmap_t plan_partition_cpus(const struct plan *plan);
+
+/* For people; the caller frees: "shares 2048, quota 400%, isolated partition of CPUs 2-5", or "" */
+char *plan_limits_format(const struct plan *plan);
+
 /* For people; the caller frees: "fifo:1", "other"; "2MiB", "transparent huge", "plain"; "256MiB of
  * 2MiB pages, host node 0, policy strict". */
 char *sched_format(struct sched sched);
@@ -146,7 +158,10 @@ struct plan *plan_from_json(struct json_object *json, struct error *err);
 /* Whether the parts of a plan fit together as this file says; else EXIT_FAILED. */
 int plan_check(const struct plan *plan, struct error *err);
 
-/* A copy of what JSON holds of it. The caller frees. */
+/* Adds "shares", "quota" and "isolation" to an object, each where the plan has it. */
+void plan_add_limits(struct json_object *json, const struct plan *plan);
+
+/* A copy of what JSON holds of it, and of its cgroups. The caller frees. */
 struct plan *plan_copy(const struct plan *plan);
 
 #endif

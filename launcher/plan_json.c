@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cgroup.h"
 #include "cpulist.h"
 #include "names.h"
 #include "plan.h"
@@ -142,9 +143,22 @@ struct json_object *plan_to_json(const struct plan *plan)
 	json_object_object_add(json, "idle-siblings", set_json(plan->siblings));
 	if (plan->process.known)
 		json_object_object_add(json, "process", plan_process_to_json(&plan->process));
+	plan_add_limits(json, plan);
 	json_object_object_add(json, "why", lines_json(plan->why, plan->n_why));
 	json_object_object_add(json, "warnings", lines_json(plan->warnings, plan->n_warnings));
 	return json;
+}
+
+void plan_add_limits(struct json_object *json, const struct plan *plan)
+{
+	cleanup_free char *quota = xasprintf("%d%%", plan->quota);
+
+	if (plan->shares)
+		json_add_int(json, "shares", plan->shares);
+	if (plan->quota)
+		json_add_string(json, "quota", quota);
+	if (plan->partition)
+		json_add_string(json, "isolation", "partition");
 }
 
 /* Reading back. Each getter fails on a key that is missing or of the wrong type. */
@@ -453,6 +467,30 @@ static int read_lines(struct json_object *json, const char *key, char ***lines, 
 	return 0;
 }
 
+/* What a VM need not have. */
+static int read_limits(struct plan *plan, struct json_object *json, struct error *err)
+{
+	struct json_object *quota, *isolation;
+	int64_t shares = 0;
+	char end[2] = "";
+
+	if (json_object_object_get_ex(json, "shares", NULL) &&
+	    get_int(json, "shares", 2, 262144, &shares, err) < 0)
+		return -1;
+	plan->shares = (int)shares;
+	if (json_object_object_get_ex(json, "quota", NULL) &&
+	    (get(json, "quota", json_type_string, &quota, err) < 0 ||
+	     sscanf(json_object_get_string(quota), "%6d%1s", &plan->quota, end) != 2 ||
+	     *end != '%' || plan->quota < 1))
+		return error_set(err, EXIT_FAILED, "the plan's \"quota\" is not as \"400%%\"");
+	if (json_object_object_get_ex(json, "isolation", NULL) &&
+	    (get(json, "isolation", json_type_string, &isolation, err) < 0 ||
+	     strcmp(json_object_get_string(isolation), "partition") != 0))
+		return error_set(err, EXIT_FAILED, "the plan's \"isolation\" is not \"partition\"");
+	plan->partition = json_object_object_get_ex(json, "isolation", NULL);
+	return 0;
+}
+
 struct plan *plan_from_json(struct json_object *json, struct error *err)
 {
 	cleanup_plan struct plan *plan = plan_new();
@@ -461,7 +499,7 @@ struct plan *plan_from_json(struct json_object *json, struct error *err)
 
 	if (read_header(plan, json, err) < 0 || read_vcpus(plan, json, err) < 0 ||
 	    read_iothreads(plan, json, err) < 0 || read_memory(plan, json, err) < 0 ||
-	    read_distances(plan, json, err) < 0 ||
+	    read_distances(plan, json, err) < 0 || read_limits(plan, json, err) < 0 ||
 	    get_set(json, "idle-siblings", &siblings, err) < 0 ||
 	    read_lines(json, "why", &plan->why, &plan->n_why, err) < 0 ||
 	    read_lines(json, "warnings", &plan->warnings, &plan->n_warnings, err) < 0)
@@ -481,5 +519,11 @@ struct plan *plan_copy(const struct plan *plan)
 
 	/* What was written a line above is read back, or this program is wrong. */
 	assert(copy);
+	if (plan->cgroup) {
+		cleanup_json struct json_object *cgroup = cgroup_to_json(plan->cgroup);
+		copy->cgroup = xcalloc(1, sizeof(*copy->cgroup));
+		int read = cgroup_from_json(cgroup, copy->cgroup, &err);
+		assert(read == 0);
+	}
 	return copy;
 }

@@ -53,6 +53,12 @@ int planning_begin(struct planning *planning, const struct spec *spec, const cha
                    const char *caps_file, struct error *err)
 {
 	planning->host = host_load(host, err);
+	/* Of the isolated CPUs, some may be a dead VM's. */
+	if (planning->host && !host && !hwloc_bitmap_iszero(planning->host->isolated) &&
+	    ledger_give_back()) {
+		host_free(planning->host);
+		planning->host = host_load(NULL, err);
+	}
 	if (!planning->host)
 		return -1;
 	for (size_t i = 0; i < spec->n_hostdevs; i++)

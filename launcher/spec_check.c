@@ -62,9 +62,10 @@ void spec_resolve(struct parse *parse)
 	if (spec->placement.mode == PLACEMENT_UNSET)
 		spec->placement.mode = anything_pinned(spec) ? PLACEMENT_STATIC : PLACEMENT_AUTO;
 	if (spec->placement.cpu_policy == CPU_POLICY_UNSET)
-		spec->placement.cpu_policy = spec->placement.mode == PLACEMENT_AUTO
-		                                 ? CPU_POLICY_DEDICATED
-		                                 : CPU_POLICY_SHARED;
+		spec->placement.cpu_policy =
+		    spec->placement.mode == PLACEMENT_AUTO || spec->isolation == ISOLATION_PARTITION
+		        ? CPU_POLICY_DEDICATED
+		        : CPU_POLICY_SHARED;
 	if (spec->backing.prealloc == PREALLOC_UNSET)
 		spec->backing.prealloc =
 		    any_huge(spec) || spec->backing.locked ? PREALLOC_TRUE : PREALLOC_FALSE;
@@ -402,13 +403,48 @@ static void check_siblings(struct parse *parse)
 		}
 }
 
+/* An isolated partition is nobody else's, and the kernel balances no thread in it. */
+static void check_isolation(struct parse *parse)
+{
+	struct spec *spec = parse->spec;
+	int realtime = 0;
+
+	if (spec->isolation != ISOLATION_PARTITION || !spec_good(parse, "/isolation"))
+		return;
+	if (spec->placement.cpu_policy == CPU_POLICY_SHARED &&
+	    spec_good(parse, "/placement/cpu-policy"))
+		spec_fail_at(parse, "/placement/cpu-policy",
+		             "\"shared\", but the CPUs of an isolated partition (isolation) are "
+		             "nobody else's: use \"dedicated\"");
+	for (size_t i = 0; spec_good(parse, "/cputune") && i < spec->cputune.n_vcpupin; i++) {
+		const struct spec_vcpupin *pin = &spec->cputune.vcpupin[i];
+		cleanup_free char *pointer = xasprintf("/cputune/vcpupin/%d", pin->vcpu);
+		if (pin->cpus && hwloc_bitmap_weight(pin->cpus) > 1)
+			spec_fail_at(parse, pointer,
+			             "vCPU %d is pinned to %d CPUs of an isolated partition "
+			             "(isolation): the kernel does not balance there and the "
+			             "thread would stay on the first one; pin it to one CPU",
+			             pin->vcpu, hwloc_bitmap_weight(pin->cpus));
+	}
+	if (!spec_good(parse, "/cputune") || !vcpus_good(parse) ||
+	    (spec->cputune.shares == SPEC_UNSET && !spec->cputune.quota))
+		return;
+	for (int vcpu = 0; vcpu < spec->max_vcpus; vcpu++)
+		realtime += is_real_time(spec_vcpu_sched(spec, vcpu));
+	if (realtime && realtime < spec->max_vcpus)
+		spec_fail_at(parse, "/isolation",
+		             "with cputune.shares or quota, the vCPUs of a partition must all run "
+		             "in real time, or none: shares and quota do not hold for those that "
+		             "do, and all are in one cgroup");
+}
+
 void spec_check(struct parse *parse)
 {
 	static void (*const checks[])(struct parse *) = {
 		check_vcpus,        check_topology,      check_cpu,       check_guest_nodes,
 		check_distances,    check_vcpupin,       check_vcpusched, check_emulatorsched,
 		check_iothreads,    check_iothreadsched, check_real_time, spec_check_memory,
-		spec_check_devices, spec_check_args,     check_siblings,
+		spec_check_devices, spec_check_args,     check_siblings,  check_isolation,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(checks); i++)

@@ -170,8 +170,7 @@ const struct field_value scheduler_values[] = {
 
 static const struct field_value isolation_values[] = {
 	VALUE("none", ISOLATION_NONE),
-	VALUE("partition", ISOLATION_PARTITION,
-	      .not_yet = "isolate the CPUs on the kernel command line (isolcpus)"),
+	VALUE("partition", ISOLATION_PARTITION),
 	END,
 };
 
@@ -341,8 +340,8 @@ static const struct field placement_rows[] = {
 	     .absent = "static if anything is pinned, else auto", SPEC(placement.mode),
 	     .values = placement_values),
 	ENUM("cpu-policy", "dedicated CPUs are given to nobody else",
-	     .absent = "dedicated with auto, shared with static", SPEC(placement.cpu_policy),
-	     .values = cpu_policy_values),
+	     .absent = "dedicated with auto or isolation partition, else shared",
+	     SPEC(placement.cpu_policy), .values = cpu_policy_values),
 	ENUM(
 	    "smt",
 	    "isolate leaves siblings idle, prefer uses them where they fit, require takes pairs of "
@@ -417,10 +416,10 @@ static const struct field cputune_rows[] = {
 	       .table = &emulatorsched_table),
 	INTEGER("shares", "cgroup v1 CPU shares, or the cgroup v2 weight that they mean",
 	        .absent = "the host's", SPEC(cputune.shares), .unset = SPEC_UNSET, .min = 2,
-	        .max = 262144, .not_yet = "use CPUWeight= of its systemd unit"),
+	        .max = 262144),
 	STRING("quota", "CPU time in percent of one CPU", .absent = "no limit", SPEC(cputune.quota),
-	       .longest = 7, .pattern = "^[1-9][0-9]*%$", .what = "percent of one CPU, as \"400%\"",
-	       .not_yet = "use CPUQuota= of its systemd unit"),
+	       .longest = 7, .pattern = "^[1-9][0-9]*%$",
+	       .what = "percent of one CPU, as \"400%\""),
 };
 static const struct field_table cputune_table = TABLE(cputune_rows, struct spec);
 

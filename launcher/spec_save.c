@@ -196,6 +196,16 @@ static int keep_mode(struct spec_save *save, struct error *err)
 	return set(save, "\"auto\"", err, "/placement/mode");
 }
 
+static int save_limits(struct spec_save *save, const struct change *change, struct error *err)
+{
+	cleanup_free char *shares = xasprintf("%d", change->shares);
+	cleanup_free char *quota = xasprintf("\"%d%%\"", change->quota);
+
+	if (change->shares && set(save, shares, err, "/cputune/shares") < 0)
+		return -1;
+	return change->quota ? set(save, quota, err, "/cputune/quota") : 0;
+}
+
 int spec_save_threads(struct spec_save *save, const struct change *change, struct error *err)
 {
 	cleanup_bitmap hwloc_bitmap_t vcpus = xbitmap();
@@ -203,7 +213,8 @@ int spec_save_threads(struct spec_save *save, const struct change *change, struc
 	for (size_t i = 0; i < change->count; i++)
 		if (save_target(save, &change->list[i], vcpus, err) < 0)
 			return error_prefix(err, "--save: ");
-	if ((!hwloc_bitmap_iszero(vcpus) &&
+	if (save_limits(save, change, err) < 0 ||
+	    (!hwloc_bitmap_iszero(vcpus) &&
 	     save_vcpusched(save, vcpus, change->list[0].sched, err) < 0) ||
 	    keep_mode(save, err) < 0)
 		return error_prefix(err, "--save: ");

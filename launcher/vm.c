@@ -44,14 +44,14 @@ void vm_print_console(FILE *out, const struct vm *vm)
 		        strcmp(serial, "pty") == 0 ? "terminal" : serial, vm->state.console);
 }
 
-/* Pages that were reserved for the VM are given back under the ledger's lock; who cannot have it
- * leaves them, and the directory that tells of them, to the next command. */
+/* Pages that were reserved for the VM, and its cgroups, are given back under the ledger's lock; who
+ * cannot have it leaves them, and the directory that tells of them, to the next command. */
 static void remove_directory(struct vm *vm)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
 	cleanup_error struct error ignored = ERROR_INIT;
 
-	if (vm->dir.dirfd >= 0 && reserve_is_owed(&vm->dir) &&
+	if (vm->dir.dirfd >= 0 && (reserve_is_owed(&vm->dir) || vm_has_cgroup(&vm->dir)) &&
 	    (ledger_open(&ledger, false, &ignored) < 0 ||
 	     reserve_give_back(&vm->dir, &ignored) < 0))
 		return;

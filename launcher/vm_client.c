@@ -74,6 +74,8 @@ static int read_plan_again(struct vm_client *client, struct error *err)
 		return error_prefix(err, "VM \"%s\" is ending: ", client->dir.name);
 	plan_free(client->plan);
 	client->plan = plan;
+	if (cgroup_is_needed(plan))
+		return vm_read_cgroup(&client->dir, &plan->cgroup, err);
 	return 0;
 }
 

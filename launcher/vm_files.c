@@ -101,6 +101,37 @@ int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error
 	return write_json(vm, VM_PLAN, json, err);
 }
 
+bool vm_has_cgroup(const struct vm_dir *vm)
+{
+	return faccessat(vm->dirfd, VM_CGROUP, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int vm_read_cgroup(const struct vm_dir *vm, struct cgroup **cgroup, struct error *err)
+{
+	cleanup_json struct json_object *json = NULL;
+
+	if (!vm_has_cgroup(vm))
+		return 0;
+	json = read_json(vm, VM_CGROUP, err);
+	if (!json)
+		return -1;
+	struct cgroup *read = xcalloc(1, sizeof(*read));
+	if (cgroup_from_json(json, read, err) == 0) {
+		*cgroup = read;
+		return 0;
+	}
+	free(read);
+	return error_prefix(err, "%s/%s: ", vm->path, VM_CGROUP);
+}
+
+int vm_write_cgroup(const struct vm_dir *vm, const struct cgroup *cgroup, struct error *err)
+{
+	cleanup_json struct json_object *json = cgroup_to_json(cgroup);
+
+	return write_file_atomic(vm->dirfd, VM_CGROUP,
+	                         json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), err);
+}
+
 static const char *text_of(struct json_object *json, const char *key)
 {
 	struct json_object *value;
