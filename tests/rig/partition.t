@@ -81,7 +81,7 @@ for my $case (
 			like $in, qr{^/$path$}, "$task->{name} is in the partition" if $role eq 'vcpu';
 			fail "$task->{name} is not in the partition" if $role ne 'vcpu';
 		}
-		ran_everywhere($pid, 2, 'the guest runs on both');
+		ran_everywhere($pid, 2, 'the guest runs on both', 'anonymous:' . (32 << 20));
 		is $status->{isolation}, 'partition', 'status says it';
 		is $status->{cgroup}{'cpuset.cpus.partition'}, 'isolated', 'as the kernel has it';
 		ended run_ancla('verify', 'part'), 0, qr/^ok      cgroup: cpuset.cpus.partition: isolated$/m, 'verify agrees';

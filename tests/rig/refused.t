@@ -86,4 +86,10 @@ if (start_vm($dedicated)) {
 	stop_vm('first');
 }
 clean 'nothing is left', $free;
+# Linux 6.1: a VM's CPUs cannot become a partition, which the kernel says only when it is asked.
+ended run_ancla('start', make_spec(vm({ isolation => 'partition' }))), 4,
+	qr/isolation: this kernel has no cpuset\.cpus\.exclusive, .* Linux 6\.7/, 'a partition on an older kernel: refused';
+is qemu_of('refused'), undef, 'no QEMU';
+is_deeply [ glob '/sys/fs/cgroup/ancla-*' ], [], 'no cgroup is left';
+
 done_testing;

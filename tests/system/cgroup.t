@@ -91,6 +91,38 @@ subtest 'a quota holds' => sub {
 	nothing_left('slow', 'stopped');
 };
 
+subtest 'changed while it runs' => sub {
+	my $spec = spec('changed', {
+		vcpus => 2, cputune => {
+			vcpupin => { 0 => '1', 1 => '0' }, emulatorpin => '0',
+			vcpusched => [ { vcpus => '0', scheduler => 'fifo', priority => 1 } ],
+		},
+	});
+	my $status = start_vm($spec) or return;
+	my $pid = $status->{pid};
+	is_deeply [ vm_cgroups($root, 'changed') ], [], 'it has no cgroup';
+	ended run_ancla('pin', '--dry-run', 'changed', 'shares', '2048'), 0, qr/^CPU time: was as the host's, is shares 2048$/m, 'a dry run';
+	is_deeply [ vm_cgroups($root, 'changed') ], [], 'makes none';
+	ended run_ancla('pin', '--save', 'changed', 'shares', '2048', 'quota', '150%'), 0, qr/read back$/m, 'pin shares and quota';
+	my ($own) = vm_cgroups($root, 'changed') or return fail 'a cgroup';
+	is cgroup_file("$own/$_"), $expected{$_}, "$_ is $expected{$_}" for sort keys %expected;
+	is_deeply where($pid, 'changed'), { 'vcpu 0' => 'out', 'vcpu 1' => 'in', emulator => 'in' }, 'threads are in it, but the one in real time';
+	ended run_ancla('verify', 'changed'), 0, qr/^ok      cgroup: \Q$share_file: $share\E$/m, 'verify goes by it';
+	my $saved = json(tmpdir() . '/changed.json')->{cputune};
+	is "$saved->{shares} $saved->{quota}", '2048 150%', '--save wrote it to the spec';
+
+	ended run_ancla('pin', 'changed', 'shares', '1024'), 0, qr/^CPU time: was shares 2048, quota 150%, is shares 1024, quota 150%$/m, 'and other shares';
+	is cgroup_file("$own/$share_file"), $other_share, 'are the kernel\'s';
+	ended run_ancla('pin', 'changed', 'vcpu', '0', '--scheduler', 'other'), 0, qr/read back$/m, 'a vCPU leaves real time';
+	is where($pid, 'changed')->{'vcpu 0'}, 'in', 'and is in the cgroup';
+	ended run_ancla('pin', 'changed', 'vcpu', '0-1', '--scheduler', 'rr:2'), 0, qr/read back$/m, 'both run in real time';
+	is_deeply where($pid, 'changed'), { 'vcpu 0' => 'out', 'vcpu 1' => 'out', emulator => 'in' }, 'and are out of it';
+	ended run_ancla('verify', 'changed'), 0, qr//, 'verify agrees';
+	ended run_ancla('pin', 'changed', @$_), 2, qr/takes/, "pin @$_ is refused" for [ 'shares', '1' ], [ 'quota', '20' ], ['quota'];
+	stop_vm('changed');
+	nothing_left('changed', 'stopped');
+};
+
 subtest 'two VMs, ended in any order' => sub {
 	start_vm(spec($_, { cputune => { shares => 512 } })) or return for 'first', 'second';
 	stop_vm('first');
