@@ -39,7 +39,7 @@ static int run(const struct invocation *call)
 		return command_fail(&err);
 	options.serial = spec->serial.type == SERIAL_STDIO;
 	options.terminal = options.serial ? console_terminal() : -1;
-	options.progress = isatty(STDERR_FILENO);
+	options.progress = progress_kind(invocation_option(call, "quiet") != NULL);
 	if (launch(spec, &options, &vm, &err) < 0)
 		return command_fail(&err);
 	report(&vm, invocation_option(call, "quiet") != NULL);

@@ -70,7 +70,7 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	struct launch_options options = {
 		.signals = signals,
 		.terminal = -1,
-		.progress = isatty(STDERR_FILENO),
+		.progress = progress_kind(false),
 	};
 	cleanup_error struct error err = ERROR_INIT;
 	struct vm vm;

@@ -318,6 +318,7 @@ static int run_stages(struct launching *l, struct error *err)
 
 static void end_launching(struct launching *l)
 {
+	progress_end(&l->progress, stderr);
 	fill_cancel(l->fill);
 	free(l->memory_fds);
 	plan_process_free(&l->process);
@@ -327,8 +328,9 @@ static void end_launching(struct launching *l)
 int launch(const struct spec *spec, const struct launch_options *options, struct vm *vm,
            struct error *err)
 {
-	__attribute__((cleanup(end_launching))) struct launching l = { .options = options,
-		                                                       .vm = vm };
+	__attribute__((cleanup(end_launching))) struct launching l = {
+		.options = options, .vm = vm, .progress.kind = options->progress
+	};
 
 	*vm = (struct vm){
 		.spec = spec,

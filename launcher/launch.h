@@ -15,6 +15,7 @@
 #include "waits.h"
 #include "memory.h"
 #include "plan.h"
+#include "progress.h"
 #include "spawn.h"
 #include "spec.h"
 #include "threads.h"
@@ -42,10 +43,10 @@ struct vm {
 };
 
 struct launch_options {
-	int signals;   /* signalfd that a wish to stop arrives on */
-	int terminal;  /* whose state the guard gives back, or -1 */
-	bool serial;   /* connect to the serial console before the guest runs */
-	bool progress; /* show a progress bar on standard error */
+	int signals;                 /* signalfd that a wish to stop arrives on */
+	int terminal;                /* whose state the guard gives back, or -1 */
+	bool serial;                 /* connect to the serial console before the guest runs */
+	enum progress_kind progress; /* of the filling of memory, on standard error */
 };
 
 /* Starts the VM and returns once it runs and is verified. On failure nothing is left: no process,

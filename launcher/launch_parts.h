@@ -3,6 +3,7 @@
 #define ANCLA_LAUNCH_PARTS_H
 
 #include "launch.h"
+#include "progress.h"
 
 /* What a launch holds only until the guest runs. */
 struct launching {
@@ -12,6 +13,7 @@ struct launching {
 	struct plan_process process; /* until the plan has it */
 	int *memory_fds;             /* by region; -1 where there is none, borrowed from vm->fds */
 	struct fill *fill;
+	struct progress progress; /* of the fill */
 };
 
 /* Places the VM and claims what it gets. */

@@ -1,6 +1,5 @@
 /* The waits of a launch: one poll loop over everything that can happen meanwhile. */
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,8 +11,6 @@
 #include "launch_parts.h"
 #include "util.h"
 
-#define PROGRESS_MS 100
-
 int launch_stopped(struct launching *l, const char *doing, struct error *err)
 {
 	struct signalfd_siginfo info;
@@ -24,26 +21,19 @@ int launch_stopped(struct launching *l, const char *doing, struct error *err)
 	                 doing);
 }
 
-static void show_progress(const struct launching *l, bool last)
+/* Shows how far the fill is, if it is time; returns how long to sleep until it is again, at most
+ * `limit_ms` (-1: no limit). */
+static int show_progress(struct launching *l, int limit_ms)
 {
+	int64_t now = kernel_now_ms();
 	uint64_t done, total;
-	char bar[41];
 
-	if (!l->options->progress)
-		return;
 	fill_progress(l->fill, &done, &total);
-	if (!total)
-		return;
-	if (last) {
-		fprintf(stderr, "\r%70s\r", "");
-		return;
-	}
-	size_t filled = total ? (size_t)(done * (sizeof(bar) - 1) / total) : 0;
-	memset(bar, '.', sizeof(bar) - 1);
-	memset(bar, '#', filled);
-	bar[sizeof(bar) - 1] = '\0';
-	fprintf(stderr, "\rfilling memory [%s] %" PRIu64 "/%" PRIu64 " MiB", bar, done >> 20,
-	        total >> 20);
+	if (done == total)
+		return limit_ms;
+	progress_show(&l->progress, done, total, now, stderr);
+	int next = progress_timeout(&l->progress, now);
+	return next < 0 || (limit_ms >= 0 && limit_ms < next) ? limit_ms : next;
 }
 
 /* One round of polling. 0: something may have changed; -1: an error. */
@@ -101,16 +91,9 @@ int launch_wait_ready(struct launching *l, struct error *err)
 			    err, EXIT_FAILED,
 			    "QEMU did not greet within %d s; it was killed. Is %s a QEMU?",
 			    limit / 1000, l->vm->line->argv[0]);
-		if (l->options->progress && left > PROGRESS_MS) {
-			show_progress(l, false);
-			left = PROGRESS_MS;
-		}
-		if (wait_once(l, doing, (int)left, err) < 0) {
-			show_progress(l, true);
+		if (wait_once(l, doing, show_progress(l, (int)left), err) < 0)
 			return -1;
-		}
 	}
-	show_progress(l, true);
 	return 0;
 }
 
@@ -122,13 +105,9 @@ int launch_wait_filled(struct launching *l, struct error *err)
 		fill_progress(l->fill, &done, &total);
 		if (done == total)
 			break;
-		show_progress(l, false);
-		if (wait_once(l, "while its memory was filled",
-		              l->options->progress ? PROGRESS_MS : -1, err) < 0) {
-			show_progress(l, true);
+		if (wait_once(l, "while its memory was filled", show_progress(l, -1), err) < 0)
 			return -1;
-		}
 	}
-	show_progress(l, true);
+	progress_end(&l->progress, stderr);
 	return fill_wait(l->fill, err);
 }

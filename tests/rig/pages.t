@@ -28,13 +28,13 @@ sub growing { return vm(@_, { size => '2MiB', reserve => 'grow' }) }
 sub totals { return { map { $_->{id} => hugepages_total($_->{id}) } @nodes } }
 
 # Others have pages enough for the machine's reservation to be granted to all twenty.
-subtest 'twenty VMs at once for the pages of ten' => sub {
-	my $each = int $free / 10;
+subtest 'twenty VMs at once for the pages of five' => sub {
+	my $each = int $free / 5;
 	my @results = map { $_->wait_exit } map { spawn_ancla('start', make_spec(vm("race$_", $each, $id)), { timeout => 300 }) } 1 .. 20;
-	is scalar(grep { $_->{exit} == 0 } @results), 10, 'ten run' or diag map { "$_->{exit} $_->{err}" } @results;
+	is scalar(grep { $_->{exit} == 0 } @results), 5, 'five run' or diag map { "$_->{exit} $_->{err}" } @results;
 	is scalar(grep { $_->{exit} == 4 && $_->{err} =~ /needs $each huge pages of 2MiB on host node $id, which has \d+ free/ } @results),
-		10, 'ten are told what is short, and where';
-	is hugepages_free($id), $free - 10 * $each, 'the node has given what it had';
+		15, 'fifteen are told what is short, and where';
+	is hugepages_free($id), $free - 5 * $each, 'the node has given what it had';
 	my @stops = map { spawn_ancla('stop', '--force', $_->{name}) } @{ json(run_ancla('list', '--json')) };
 	$_->wait_exit for @stops;
 	clean 'all are back';
@@ -69,7 +69,7 @@ subtest 'interleaved ones are reserved on each' => sub {
 subtest 'what cannot be reserved is told, and nothing is kept' => sub {
 	my ($node) = grep { $_->{id} == $id } @{ json(run_ancla('host', '--json'))->{nodes} };
 	my $result = run_ancla('start', make_spec(growing('greedy', $free + int($node->{free} / (2 << 20)), $id)), { timeout => 300 });
-	ended $result, 4, qr/greedy needs \d+ huge pages of 2MiB on host node $id, which had $free free; the kernel could reserve \d+ of the \d+ that are missing, and memory has been compacted/,
+	ended $result, 4, qr/needs \d+ huge pages of 2MiB on host node $id, which (?:had $free free; the kernel could reserve \d+ of the \d+ that are missing, and memory has been compacted|has \d+ free or could have by growing)/,
 		'with numbers';
 	is_deeply totals(), \%before, 'all as before';
 	clean;

@@ -1,0 +1,81 @@
+# While memory is filled: how far it is, on a terminal and in a log; Ctrl-C; and whatever makes a page
+# unavailable is an error with numbers. The kernel is made slow, or to fail, by strace.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use AnclaTest;
+use AnclaVm;
+use Test::More;
+
+my $free = hugepages_free();
+my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
+my $spec = make_spec(spec('filled', { memory => '256MiB', 'memory-backing' => { prealloc => TRUE } }));
+
+# ancla with something done to each of its madvise calls: of the fill's, one for every 2 MiB.
+sub with_madvise {
+	my ($inject, @words) = @_;
+	my $options = ref $words[-1] ? pop @words : {};
+	$options->{env}{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0';
+	return spawn_command('strace', '-f', '-qq', '-o', '/dev/null', '-e', 'trace=madvise', '-e', "inject=madvise:$inject",
+		$ancla, @words, $options);
+}
+
+# 128 chunks of 30 ms, on two threads at most: some two seconds.
+my $slow = 'delay_enter=30000';
+
+subtest 'in a log, a line a second' => sub {
+	my $run = with_madvise($slow, 'run', $spec);
+	ok $run->wait_for_output(qr/^ancla: filling memory: \d+ of 256 MiB, \d+\.\d GiB\/s, \d+ s left$/m), 'with rate and time left';
+	ok $run->wait_for_output(qr/filled runs/), 'then it runs' and stop_vm('filled');
+	my $result = $run->wait_exit;
+	unlike $result->{out} . $result->{err}, qr/\r|#/, 'no bar';
+	clean 'nothing is left', $free;
+};
+
+subtest 'on a terminal, a bar that goes' => sub {
+	my $run = with_madvise($slow, 'run', $spec, { pty => 1 });
+	ok $run->wait_for_output(qr/\rfilling memory \[#+\.+\] \d+\/256 MiB, \d+\.\d GiB\/s, \d+ s left/), 'with rate and time left';
+	ok $run->wait_for_output(qr/left *\r {79}\r.*filled runs/s), 'it goes before anything else is said';
+	stop_vm('filled');
+	unlike $run->wait_exit->{out}, qr/ancla: filling/, 'no lines';
+	clean 'nothing is left', $free;
+};
+
+subtest 'when quiet, nothing' => sub {
+	for my $pty (0, 1) {
+		my $run = with_madvise($slow, 'run', '--quiet', $spec, { pty => $pty });
+		ok eventually(30, sub { (AnclaTest::peek(runtime_dir() . '/filled/state.json') // '') =~ /running/ }), 'it runs';
+		stop_vm('filled');
+		my $result = $run->wait_exit;
+		unlike $result->{out} . $result->{err}, qr/filling/, $pty ? 'on a terminal' : 'in a log';
+	}
+	clean 'nothing is left', $free;
+};
+
+subtest 'Ctrl-C' => sub {
+	my $run = with_madvise($slow, 'run', $spec, { pty => 1 });
+	ok $run->wait_for_output(qr/filling memory \[#/), 'while the bar is there' or return;
+	$run->send("\003");
+	my $result = $run->wait_exit;
+	ended $result, 1, qr/\r {79}\rancla: stopped by SIGINT while (?:its memory was filled|QEMU started)/, 'ends it, and says when';
+	cmp_ok $result->{seconds}, '<', 2 * ($ENV{ANCLA_TEST_SLOW} || 1), 'at once';
+	clean 'nothing is left', $free;
+};
+
+# What the kernel says when a page cannot be had, at the 40th chunk.
+for (
+	[ EHWPOISON => qr/guest memory on host node 0: a page of 4KiB is broken \(memory error of the hardware, see dmesg\) after \d+ of 65536/ ],
+	[ EFAULT => qr/guest memory on host node 0: 65536 pages of 4KiB needed, \d+ had \(Bad address\), free: \d+MiB on node 0/ ],
+	[ ENOMEM => qr/guest memory on host node 0: 65536 pages of 4KiB needed, \d+ had \(Cannot allocate memory\), free: \d+MiB on node 0: .*memory\.max/ ],
+) {
+	my ($error, $pattern) = @$_;
+	subtest $error => sub {
+		my $result = with_madvise("error=$error:when=40+", 'start', make_spec(spec('filled', {
+			memory => '256MiB', 'memory-backing' => { prealloc => TRUE, 'host-nodes' => '0' } })))->wait_exit;
+		ended $result, 4, $pattern, 'is an error with node and count';
+		clean 'nothing is left', $free;
+	};
+}
+
+done_testing;
