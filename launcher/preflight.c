@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "cgroup_limits.h"
 #include "kernel.h"
 #include "preflight.h"
 #include "privileges.h"
@@ -79,7 +80,53 @@ static int check_lock(const struct plan *plan, struct error *err)
 	                 have);
 }
 
+/* The size of the region's huge pages; 0 for plain ones. */
+static uint64_t huge_size(const struct plan_memory *memory)
+{
+	return memory->pages == PAGES_HUGE ? memory->page_size : 0;
+}
+
+/* What the plan takes of one kind of pages. Plain memory that is filled as the guest goes may be
+ * more than there is, as everywhere on Linux. */
+static uint64_t bytes_of(const struct plan *plan, uint64_t page_size)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < plan->n_memory; i++)
+		if (huge_size(&plan->memory[i]) == page_size &&
+		    (page_size || plan->memory[i].fill != FILL_NONE))
+			bytes += plan->memory[i].size;
+	return bytes;
+}
+
+/* The launcher fills memory, and its control groups are charged for it. */
+static int check_cgroups(const struct plan *plan, struct error *err)
+{
+	for (size_t i = 0; i < plan->n_memory; i++) {
+		uint64_t needed = bytes_of(plan, huge_size(&plan->memory[i]));
+		struct cgroup_limit limit = { 0 };
+		if (!cgroup_limit_find("", huge_size(&plan->memory[i]), &limit))
+			continue;
+		cleanup_free char *file = limit.file;
+		if (needed <= limit.left)
+			continue;
+		cleanup_free char *pages = plan_pages_name(&plan->memory[i]);
+		cleanup_free char *need = format_size(needed);
+		cleanup_free char *left = format_size(limit.left >> 20 << 20);
+		cleanup_free char *most = format_size(limit.bytes >> 20 << 20);
+		return error_set(err, EXIT_GRANT,
+		                 "the guest needs %s of %s pages, and its control group may have "
+		                 "%s more: %s is %s; raise that (echo %llu > %s), or ask for less",
+		                 need, pages, left, file, most,
+		                 (unsigned long long)(limit.bytes + needed - limit.left), file);
+	}
+	return 0;
+}
+
 int preflight(const struct plan *plan, struct error *err)
 {
-	return check_scheds(plan, err) < 0 || check_lock(plan, err) < 0 ? -1 : 0;
+	return check_scheds(plan, err) < 0 || check_lock(plan, err) < 0 ||
+	               check_cgroups(plan, err) < 0
+	           ? -1
+	           : 0;
 }

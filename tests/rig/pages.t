@@ -75,4 +75,28 @@ subtest 'what cannot be reserved is told, and nothing is kept' => sub {
 	clean;
 };
 
+# The limits of the group that the launcher is in, and of those above it.
+subtest 'control groups' => sub {
+	my $top = '/sys/fs/cgroup';
+	my $write = sub { my ($path, $text) = @_; open my $file, '>', "$top/$path" or return fail "$path: $!"; syswrite $file, $text or fail "$path: $!" };
+	$write->('cgroup.subtree_control', '+memory +hugetlb') if !-e "$top/limits";
+	mkdir "$top/limits";
+	$write->('limits/cgroup.subtree_control', '+memory +hugetlb');
+	mkdir "$top/limits/in";
+	my $start = sub { return run_command('sh', '-c', 'echo $$ >/sys/fs/cgroup/limits/in/cgroup.procs && exec "$@"', 'sh', $ENV{ANCLA} // "$BUILD/ancla", 'start', make_spec($_[0])) };
+	$write->('limits/hugetlb.2MB.max', 20 << 20);
+	ended $start->(vm('limited', 16, $id)), 4,
+		qr{the guest needs 32MiB of 2MiB pages, and its control group may have 20MiB more: /sys/fs/cgroup/limits/hugetlb\.2MB\.max is 20MiB; raise that \(echo 33554432 > \S+\), or ask for less},
+		'huge pages: told before QEMU';
+	$write->('limits/hugetlb.2MB.max', 32 << 20);
+	ended $start->(vm('limited', 16, $id)), 0, qr/limited runs/, 'as many as the limit are granted' and stop_vm('limited');
+	$write->('limits/in/memory.max', 48 << 20);
+	my $plain = vm('limited', 32, $id, 'none');
+	$plain->{'memory-backing'}{prealloc} = TRUE;
+	ended $start->($plain), 4, qr{the guest needs 64MiB of plain pages, and its control group may have \d+MiB more: /sys/fs/cgroup/limits/in/memory\.max is 48MiB}, 'plain ones';
+	clean;
+	rmdir "$top/limits/in";
+	rmdir "$top/limits";
+};
+
 done_testing;
