@@ -402,35 +402,55 @@ void fit_end_bounds(struct searching *s)
 
 /* ---- distances ---- */
 
-/* Each of the nodes is so far from those used, and from its nearest ones. */
+/* Few different numbers, ascending, and how many there are of each. */
+#define TALLY_MAX 32
+
+struct tally {
+	unsigned values[TALLY_MAX], times[TALLY_MAX];
+	size_t count;
+};
+
+/* Where there is no place for one more number, the next lower one counts: sums are bounds still. */
+static void tally_add(struct tally *tally, unsigned value)
+{
+	size_t i = 0;
+
+	while (i < tally->count && tally->values[i] < value)
+		i++;
+	if (i < tally->count && tally->values[i] == value) {
+		tally->times[i]++;
+		return;
+	}
+	if (tally->count == TALLY_MAX) {
+		if (i == 0)
+			tally->values[0] = value;
+		tally->times[i ? i - 1 : 0]++;
+		return;
+	}
+	for (size_t j = tally->count++; j > i; j--) {
+		tally->values[j] = tally->values[j - 1];
+		tally->times[j] = tally->times[j - 1];
+	}
+	tally->values[i] = value;
+	tally->times[i] = 1;
+}
+
+/* Each of the nodes is so far from those used, and from its nearest ones: the sum of the lowest. */
 uint32_t fit_distance_bound(const struct searching *s, size_t node, size_t more)
 {
-	size_t n_nodes = s->problem->n_nodes, n = 0;
-	unsigned *far = s->scratch, last = 0;
+	size_t n_nodes = s->problem->n_nodes;
+	struct tally tally = { .count = 0 };
 	uint64_t twice = 0;
 
 	if (more == 0 || more > n_nodes)
 		return s->apart;
 	for (; node < n_nodes; node++)
 		if (!s->banned || !s->banned[node])
-			far[n++] = 2 * s->around[node] + s->near[node * n_nodes + more - 1] + 1;
-	/* The sum of the lowest ones: few different numbers, so one after the other. */
-	while (more) {
-		unsigned least = UINT32_MAX;
-		size_t times = 0;
-		for (size_t i = 0; i < n; i++) {
-			if (far[i] > last && far[i] < least) {
-				least = far[i];
-				times = 0;
-			}
-			times += far[i] == least;
-		}
-		if (!times)
-			break;
-		times = times < more ? times : more;
-		twice += times * (least - 1);
+			tally_add(&tally, 2 * s->around[node] + s->near[node * n_nodes + more - 1]);
+	for (size_t i = 0; i < tally.count && more; i++) {
+		size_t times = tally.times[i] < more ? tally.times[i] : more;
+		twice += (uint64_t)times * tally.values[i];
 		more -= times;
-		last = least;
 	}
 	return s->apart + (uint32_t)((twice + 1) / 2);
 }

@@ -32,7 +32,6 @@ struct searching {
 	struct outlook *outlook;
 	unsigned *both_ways; /* n_nodes × n_nodes: distances between nodes, there and back */
 	unsigned *near;      /* n_nodes × n_nodes: distances to the nearest 1, 2, … others */
-	unsigned *scratch;   /* n_nodes */
 
 	/* The branch under way. */
 	unsigned *left;     /* by class */

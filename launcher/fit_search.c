@@ -295,7 +295,6 @@ static void prepare(struct searching *s)
 	memcpy(s->pools, problem->pools, n_nodes * problem->n_pools * sizeof(*s->pools));
 	s->around = xcalloc(n_nodes, sizeof(*s->around));
 	s->used = xcalloc(n_nodes, sizeof(*s->used));
-	s->scratch = xcalloc(n_nodes, sizeof(*s->scratch));
 	fit_prepare_bounds(s);
 }
 
@@ -307,7 +306,6 @@ static void end(struct searching *s)
 		free(s->single[spare]);
 	free(s->first);
 	free(s->counts);
-	free(s->scratch);
 	free(s->left);
 	free(s->taken);
 	free(s->degraded);

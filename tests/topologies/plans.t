@@ -25,6 +25,7 @@ my %guests = (
 	'one vCPU' => { vcpus => 1, memory => '64MiB', placement => $dedicated },
 	'four' => { vcpus => 4, memory => '256MiB', placement => $dedicated },
 	'four, alone on their cores' => { vcpus => 4, memory => '256MiB', placement => { mode => 'auto', smt => 'isolate' } },
+	'four, on siblings only' => { vcpus => 4, memory => '256MiB', placement => { mode => 'auto', smt => 'require' } },
 	'three, the emulator apart' => { vcpus => 3, memory => '64MiB', placement => { mode => 'auto', emulator => 'isolate' } },
 	'four, shared' => { vcpus => 4, memory => '64MiB', placement => { mode => 'auto', 'cpu-policy' => 'shared' } },
 	'two guest nodes' => { vcpus => 4, memory => '2GiB', placement => $dedicated, numa => { nodes => [
@@ -81,6 +82,8 @@ sub check_plan {
 	if (($guest->{placement}{emulator} // '') eq 'isolate') {
 		push @wrong, "CPU $_ is the emulator's and a vCPU's" for grep { $taken{$_} } numbers($plan->{emulator}{cpus});
 	}
+	push @wrong, 'siblings are not shown as threads'
+		if ($guest->{placement}{smt} // '') eq 'require' && $plan->{topology}{threads} < 2;
 	if ($plan->{topology}{threads} > 1) {
 		my @at = map { $core_of->{ $_->{cpus} } } @{ $plan->{vcpus} };
 		push @wrong, "vCPUs $_ are threads on different cores" for grep { $at[$_] ne $at[ $_ + 1 ] } map { 2 * $_ } 0 .. @at / 2 - 1;
