@@ -61,12 +61,33 @@ static uint64_t synthetic_size(const char *text)
 	return size;
 }
 
+/* "pu:2(indexes=0,70000)": as with files, hwloc would take up to 1 GiB for a set with that number.
+ */
+static bool has_large_index(const char *text)
+{
+	static const char attribute[] = "indexes=";
+
+	for (const char *p = strstr(text, attribute); p; p = strstr(p, attribute))
+		for (p += strlen(attribute); *p && *p != ')' && *p != ' '; p++)
+			if (*p >= '0' && *p <= '9') {
+				char *end;
+				if (strtoul(p, &end, 10) > CPULIST_MAX)
+					return true;
+				p = end - 1;
+			}
+	return false;
+}
+
 static int load_synthetic(hwloc_topology_t topology, const char *text, struct error *err)
 {
 	cleanup_free char *shown = escape(text, strlen(text), SHOWN_LIMIT);
 
 	if (synthetic_size(text) > CPULIST_MAX)
 		return error_set(err, EXIT_SPEC, "synthetic host \"%s\" has more than %d CPUs",
+		                 shown, CPULIST_MAX);
+	if (has_large_index(text))
+		return error_set(err, EXIT_SPEC,
+		                 "synthetic host \"%s\" has a number above %d in its indexes",
 		                 shown, CPULIST_MAX);
 	if (hwloc_topology_set_synthetic(topology, text) < 0)
 		return error_set(err, EXIT_SPEC,
@@ -79,6 +100,22 @@ static int load_synthetic(hwloc_topology_t topology, const char *text, struct er
 	return 0;
 }
 
+/* Whether an object of this type has a number that no Linux has: hwloc's sets would take up to 1
+ * GiB for it, and seconds. */
+static bool has_large_number(const char *text, const char *type)
+{
+	static const char attribute[] = " os_index=\"";
+
+	for (const char *found = strstr(text, type); found; found = strstr(found + 1, type)) {
+		const char *number = strstr(found, attribute), *end = strchr(found, '>');
+
+		if (number && end && number < end &&
+		    strtoul(number + strlen(attribute), NULL, 10) > CPULIST_MAX)
+			return true;
+	}
+	return false;
+}
+
 /* What is wrong with a file that is better not shown to hwloc; NULL if nothing strikes us. */
 static const char *xml_fault(const char *text, size_t length)
 {
@@ -88,6 +125,8 @@ static const char *xml_fault(const char *text, size_t length)
 		return "it is not XML of hwloc (write one with: lstopo --of xml FILE)";
 	if (!strstr(text, "</topology>"))
 		return "it is cut short: its end, </topology>, is missing";
+	if (has_large_number(text, " type=\"PU\"") || has_large_number(text, " type=\"NUMANode\""))
+		return "it has a CPU or node with a number above that of any Linux";
 	return NULL;
 }
 
