@@ -137,7 +137,7 @@ static double now_ms(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now); /* nothing waits here */
 	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
@@ -168,7 +168,7 @@ int main(int argc, char **argv)
 {
 	bool good = true;
 
-	printf("place(), median of %d runs in ms\n\n", RUNS);
+	printf("place(), median of %d runs in ms of CPU time\n\n", RUNS);
 	for (size_t i = 0; i < ARRAY_SIZE(shapes); i++)
 		if (argc < 2 || strstr(shapes[i].what, argv[1]))
 			good &= measure(&shapes[i]);
