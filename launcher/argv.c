@@ -334,16 +334,17 @@ static bool tells_of_panic(const struct building *b)
 	return b->spec->qemu.machine != MACHINE_MICROVM && caps_has(b->caps, "type:pvpanic");
 }
 
-/* What QEMU does when the guest powers off, resets, or panics; its own defaults are not said. */
+/* What QEMU does when the guest powers off, resets, or panics; its own defaults are not said. What
+ * it cannot do, the supervisor does to a guest that is stopped (life.h). */
 static void add_actions(struct building *b)
 {
 	if (tells_of_panic(b))
 		argv_option(b, "-device", "pvpanic");
-	if (b->spec->on_poweroff == ACTION_PRESERVE)
+	if (actions_pause(&b->spec->actions))
 		argv_option(b, "-action", "shutdown=pause");
-	if (b->spec->on_reboot == ACTION_DESTROY)
+	if (b->spec->actions.on_reboot != ACTION_RESTART)
 		argv_option(b, "-action", "reboot=shutdown");
-	if (b->spec->on_crash == ACTION_PRESERVE)
+	if (b->spec->actions.on_crash != ACTION_DESTROY)
 		argv_option(b, "-action", "panic=pause");
 }
 
@@ -380,10 +381,10 @@ static int check_can(const struct building *b, struct error *err)
 		                 b->caps->binary, machine_name(b->spec->qemu.machine));
 	if (b->plan->n_iothreads && !caps_has(b->caps, "type:iothread"))
 		return error_set(err, EXIT_GRANT, "iothreads: %s has none", b->caps->binary);
-	if (b->spec->on_crash == ACTION_PRESERVE && !tells_of_panic(b))
+	if (b->spec->actions.on_crash != ACTION_DESTROY && !tells_of_panic(b))
 		return error_set(err, EXIT_GRANT,
 		                 "on-crash: a guest on machine %s of %s cannot tell that it "
-		                 "panicked, so it cannot be preserved; use destroy or q35",
+		                 "panicked; use destroy or q35",
 		                 machine_name(b->spec->qemu.machine), b->caps->binary);
 	return check_apic_ids(b, err);
 }

@@ -30,18 +30,6 @@ static char *directory_path(void)
 	return home && *home == '/' ? xasprintf("%s/.cache/ancla", home) : NULL;
 }
 
-static void make_directories(const char *path)
-{
-	cleanup_free char *prefix = xstrdup(path);
-
-	for (char *slash = strchr(prefix + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-		*slash = '\0';
-		mkdir(prefix, 0700);
-		*slash = '/';
-	}
-	mkdir(path, 0700);
-}
-
 /* Ours, and nobody else's to write: else a file in it could say anything. */
 static bool is_private(int fd, mode_t type)
 {

@@ -1,56 +1,89 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "attach.h"
 #include "command.h"
 #include "console.h"
 #include "launch.h"
+#include "log.h"
+#include "notify.h"
 #include "spec_report.h"
 #include "supervise.h"
 #include "util.h"
 
-static void report(const struct vm *vm, bool quiet)
+static void report(const struct vm *vm)
 {
-	for (size_t i = 0; i < vm->plan->n_warnings; i++)
-		fprintf(stderr, "ancla: warning: %s\n", vm->plan->warnings[i]);
-	if (quiet)
-		return;
-	fprintf(stderr, "ancla: %s runs (QEMU %d): %zu threads, %zu checks, all as planned\n",
-	        vm->plan->name, vm->qemu.pid, vm->threads.count, vm->checks.count);
-	if (vm->serial < 0)
-		vm_print_console(stderr, vm);
-	else if (console_terminal() >= 0)
-		fprintf(stderr,
-		        "ancla: console: Ctrl-C asks the guest to power down, Ctrl-] sends the "
-		        "next key as it is\n");
+	vm_report(vm);
+	if (vm->serial >= 0 && console_terminal() >= 0)
+		log_say(
+		    LOG_NOTICE, "console",
+		    "console: Ctrl-C asks the guest to power down, Ctrl-] sends the next key as "
+		    "it is");
+}
+
+/* Supervises the VM to its end. */
+static int see_to(struct vm *vm, struct error *err)
+{
+	supervise(vm, vm->serial >= 0, err);
+	vm_end(vm);
+	return err->message ? command_fail(err) : EXIT_DONE;
+}
+
+static int take_over(const char *name, int signals)
+{
+	cleanup_error struct error err = ERROR_INIT;
+	struct launch_options options = {
+		.signals = signals,
+		.terminal = console_terminal(),
+		.serial = true,
+	};
+	struct vm vm;
+
+	log_vm(name);
+	if (attach(name, &options, &vm, &err) < 0)
+		return command_fail(&err);
+	report(&vm);
+	return see_to(&vm, &err);
 }
 
 static int run(const struct invocation *call)
 {
+	const char *attached = invocation_option(call, "attach");
 	int code;
-	cleanup_spec struct spec *spec = spec_of_call(call, &code);
 	cleanup_error struct error err = ERROR_INIT;
 	struct launch_options options = { .terminal = -1 };
 	struct vm vm;
 
-	if (!spec)
+	log_begin(invocation_option(call, "log-json"), invocation_option(call, "quiet"));
+	notify_begin();
+	if ((call->n_args == 1) == (attached != NULL)) {
+		log_say(LOG_ERR, "usage",
+		        "run needs SPEC, or --attach NAME; see `ancla run --help`");
+		return EXIT_USAGE;
+	}
+	cleanup_spec struct spec *spec = attached ? NULL : spec_of_call(call, &code);
+	if (!attached && !spec)
 		return code;
 	options.signals = supervise_signals(&err);
 	if (options.signals < 0)
 		return command_fail(&err);
+	if (attached)
+		return take_over(attached, options.signals);
+	log_vm(spec->name);
 	options.serial = spec->serial.type == SERIAL_STDIO;
 	options.terminal = options.serial ? console_terminal() : -1;
-	options.progress = progress_kind(invocation_option(call, "quiet") != NULL);
+	options.progress = progress_kind(invocation_option(call, "quiet") || log_is_json());
 	if (launch(spec, &options, &vm, &err) < 0)
 		return command_fail(&err);
-	report(&vm, invocation_option(call, "quiet") != NULL);
-	supervise(&vm, options.serial, &err);
-	vm_end(&vm);
-	return err.message ? command_fail(&err) : EXIT_DONE;
+	report(&vm);
+	return see_to(&vm, &err);
 }
 
 static const struct command_option options[] = {
 	OPTION_RESERVE,
 	OPTION_ALLOW_ARGS,
+	{ "attach", "NAME", "take over a VM that runs and whose supervisor was killed" },
+	OPTION_LOG_JSON,
 	{ "quiet", NULL, "say nothing but warnings and errors" },
 	{ 0 },
 };
@@ -58,7 +91,7 @@ static const struct command_option options[] = {
 const struct command cmd_run = {
 	.name = "run",
 	.arguments = "SPEC",
-	.min_args = 1,
+	.min_args = 0,
 	.max_args = 1,
 	.summary = "Launch a VM in the foreground, with its console on the terminal",
 	.details =

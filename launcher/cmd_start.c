@@ -11,35 +11,23 @@
 
 #include "command.h"
 #include "launch.h"
+#include "log.h"
+#include "notify.h"
 #include "spec_report.h"
 #include "supervise.h"
 #include "util.h"
 
-/* What the supervisor tells the command: the exit code in one byte, then text for the user. */
-
-static void tell_result(int pipe, int code, const char *text)
+/* What the supervisor tells the command: the exit code in one byte. Until then its standard error
+ * is the command's. */
+static int tell_result(int pipe, int code)
 {
 	char byte = (char)code;
 
-	if (write(pipe, &byte, 1) == 1 && write(pipe, text, strlen(text)) < 0) {
+	if (write(pipe, &byte, 1) < 0) {
 		/* The command was killed: nobody is left to tell. */
 	}
 	close(pipe);
-}
-
-static char *success_text(const struct vm *vm)
-{
-	char *text = NULL;
-	size_t length;
-	FILE *out = open_memstream(&text, &length);
-
-	for (size_t i = 0; i < vm->plan->n_warnings; i++)
-		fprintf(out, "ancla: warning: %s\n", vm->plan->warnings[i]);
-	fprintf(out, "ancla: %s runs (QEMU %d): %zu threads, %zu checks, all as planned\n",
-	        vm->plan->name, vm->qemu.pid, vm->threads.count, vm->checks.count);
-	vm_print_console(out, vm);
-	fclose(out);
-	return text;
+	return code;
 }
 
 static int use_null(int from, int to)
@@ -70,7 +58,7 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	struct launch_options options = {
 		.signals = signals,
 		.terminal = -1,
-		.progress = progress_kind(false),
+		.progress = progress_kind(log_is_json()),
 	};
 	cleanup_error struct error err = ERROR_INIT;
 	struct vm vm;
@@ -78,20 +66,24 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	setsid();
 	use_null(STDIN_FILENO, STDOUT_FILENO);
 	keep_only(signals, pipe);
-	if (launch(spec, &options, &vm, &err) < 0) {
-		cleanup_free char *text = xasprintf("ancla: %s\n", err.message);
-		tell_result(pipe, (int)err.code, text);
-		return (int)err.code;
+	if (launch(spec, &options, &vm, &err) < 0)
+		return tell_result(pipe, command_fail(&err));
+	vm_report(&vm);
+	if (log_to_file(vm.dir.dirfd, VM_OWN_LOG, &err) < 0) {
+		log_say(LOG_WARNING, "log", "%s", err.message);
+		error_clear(&err);
 	}
-	cleanup_free char *text = success_text(&vm);
 	use_null(STDERR_FILENO, STDERR_FILENO);
 	if (chdir("/") < 0) {
 		/* Then it stays where it is, which only keeps a mount busy. */
 	}
-	tell_result(pipe, EXIT_DONE, text);
+	tell_result(pipe, EXIT_DONE);
 	supervise(&vm, false, &err);
+	/* Before the log goes with the VM's directory: whoever reads along, and the system's log,
+	 * have it then. */
+	int code = err.message ? command_fail(&err) : EXIT_DONE;
 	vm_end(&vm);
-	return err.message ? (int)err.code : EXIT_DONE;
+	return code;
 }
 
 /* Passes a wish to stop on to the supervisor, which ends the launch and says so. */
@@ -106,8 +98,8 @@ static void pass_signal(int signals, pid_t child)
 /* Reads the supervisor's result; its death without one is an error, too. */
 static int wait_for_result(pid_t child, int pipe, int signals, struct error *err)
 {
-	char text[65536];
-	size_t size = 0;
+	char code;
+	ssize_t got;
 
 	for (;;) {
 		struct pollfd polls[2] = { { pipe, POLLIN, 0 }, { signals, POLLIN, 0 } };
@@ -117,33 +109,30 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 			pass_signal(signals, child);
 		if (!polls[0].revents)
 			continue;
-		ssize_t got = read(pipe, text + size, sizeof(text) - 1 - size);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
+		got = read(pipe, &code, 1);
+		if (got >= 0 || errno != EINTR)
 			break;
-		size += (size_t)got;
 	}
-	if (size == 0) {
-		int status = 0;
-		waitpid(child, &status, 0);
-		cleanup_free char *how = spawn_describe(status);
-		return error_set(err, EXIT_FAILED, "the supervisor %s before the VM ran", how);
-	}
-	text[size] = '\0';
-	fputs(text + 1, stderr);
-	return text[0];
+	if (got == 1)
+		return code;
+	int status = 0;
+	waitpid(child, &status, 0);
+	cleanup_free char *how = spawn_describe(status);
+	return error_set(err, EXIT_FAILED, "the supervisor %s before the VM ran", how);
 }
 
 static int run(const struct invocation *call)
 {
 	int code;
-	cleanup_spec struct spec *spec = spec_of_call(call, &code);
 	cleanup_error struct error err = ERROR_INIT;
 	int ends[2], signals, result;
 
+	log_begin(invocation_option(call, "log-json"), false);
+	notify_begin();
+	cleanup_spec struct spec *spec = spec_of_call(call, &code);
 	if (!spec)
 		return code;
+	log_vm(spec->name);
 	signals = supervise_signals(&err);
 	if (signals < 0)
 		return command_fail(&err);
@@ -165,7 +154,12 @@ static int run(const struct invocation *call)
 	return result < 0 ? command_fail(&err) : result;
 }
 
-static const struct command_option options[] = { OPTION_RESERVE, OPTION_ALLOW_ARGS, { 0 } };
+static const struct command_option options[] = {
+	OPTION_RESERVE,
+	OPTION_ALLOW_ARGS,
+	OPTION_LOG_JSON,
+	{ 0 },
+};
 
 const struct command cmd_start = {
 	.name = "start",

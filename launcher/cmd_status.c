@@ -91,6 +91,11 @@ static void add_limits(const struct vm_client *client, struct json_object *json)
 	json_object_object_add(json, "cgroup", cgroup);
 }
 
+static bool is_supervised(const struct vm_client *client)
+{
+	return kernel_lives(client->state.launcher, client->state.launcher_start);
+}
+
 static struct json_object *status_json(const struct vm_client *client)
 {
 	struct json_object *json = json_object_new_object();
@@ -100,6 +105,7 @@ static struct json_object *status_json(const struct vm_client *client)
 	json_add_string(json, "state", client->run_state);
 	json_add_int(json, "pid", client->state.qemu);
 	json_add_int(json, "supervisor", client->state.launcher);
+	json_add_bool(json, "supervised", is_supervised(client));
 	json_add_string(json, "accel", accel_name(client->plan->accel));
 	json_add_string(json, "spec", client->state.spec);
 	json_add_string(json, "directory", client->dir.path);
@@ -149,15 +155,29 @@ static void print_limits(const struct vm_client *client)
 	printf(")\n");
 }
 
-static void print_status(const struct vm_client *client)
+/* What can be done about a VM that does not just run. */
+static void print_advice(const struct vm_client *client)
 {
-	printf("%s: %s, QEMU %d (%s)\n", client->dir.name, client->run_state, client->state.qemu,
-	       accel_name(client->plan->accel));
-	if (strcmp(client->run_state, "internal-error") == 0)
+	const char *name = client->dir.name, *state = client->run_state;
+
+	if (strcmp(state, "internal-error") == 0)
 		printf("  the accelerator gave up; QEMU's log, %s/%s, may tell why%s\n",
 		       client->dir.path, VM_LOG,
 		       client->plan->accel == ACCEL_KVM ? "; \"accel\": \"tcg\" runs anywhere"
 		                                        : "");
+	else if (strcmp(state, "io-error") == 0 || strcmp(state, "paused") == 0)
+		printf("  the guest is stopped; `ancla resume %s` lets it run on\n", name);
+	else if (strcmp(state, "shutdown") == 0 || strcmp(state, "guest-panicked") == 0)
+		printf("  the guest is off, and kept; `ancla stop %s` ends it\n", name);
+	if (!is_supervised(client))
+		printf("  its supervisor is gone; `ancla run --attach %s` is another\n", name);
+}
+
+static void print_status(const struct vm_client *client)
+{
+	printf("%s: %s, QEMU %d (%s)\n", client->dir.name, client->run_state, client->state.qemu,
+	       accel_name(client->plan->accel));
+	print_advice(client);
 	print_memory(client->plan);
 	if (client->plan->cgroup)
 		print_limits(client);

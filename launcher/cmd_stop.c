@@ -6,6 +6,7 @@
 #include "command.h"
 #include "kernel.h"
 #include "launch.h"
+#include "log.h"
 #include "util.h"
 #include "vm_client.h"
 
@@ -31,28 +32,31 @@ static int64_t left_until(int64_t deadline)
 	return left > 0 ? left : 0;
 }
 
-/* Tells QEMU something and waits for its end. True once it is gone. */
-static bool try(struct vm_client *client, const char *command, int timeout_ms)
+/* Tells QEMU something and waits for its end. True once it is gone. `answered`, if it is not NULL:
+ * whether it said anything. */
+static bool try(struct vm_client *client, const char *command, int timeout_ms, bool *answered)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	int64_t deadline = kernel_now_ms() + timeout_ms;
 
 	/* The reply to `quit` may be the closing of the socket. */
 	client->patience_ms = timeout_ms > 0 ? timeout_ms : 1;
-	if (vm_client_connect(client, &err) == 0)
-		vm_client_command(client, command, &err);
+	bool said =
+	    vm_client_connect(client, &err) == 0 && vm_client_command(client, command, &err) == 0;
+	if (answered)
+		*answered = said;
 	vm_client_disconnect(client);
 	return kernel_wait_gone(client->pidfd, (int)left_until(deadline));
 }
 
 /* A guest that has powered off, or cannot run any more, hears no button. */
-static bool is_off(struct vm_client *client)
+static bool is_off(struct vm_client *client, int patience_ms)
 {
 	static const char *const states[] = { "shutdown", "guest-panicked", "internal-error" };
 	cleanup_error struct error ignored = ERROR_INIT;
 	bool off = false;
 
-	client->patience_ms = LIMIT_PRESS_MS;
+	client->patience_ms = patience_ms;
 	if (vm_client_connect(client, &ignored) == 0 && vm_client_query(client, &ignored) == 0)
 		for (size_t i = 0; i < ARRAY_SIZE(states); i++)
 			off |= strcmp(client->run_state, states[i]) == 0;
@@ -60,18 +64,24 @@ static bool is_off(struct vm_client *client)
 	return off;
 }
 
-/* A guest that is still booting does not hear the power button, so it is pressed again. */
-static bool power_down(struct vm_client *client, int timeout_ms)
+/* A guest that is still booting does not hear the power button, so it is pressed again. One that
+ * powers off may leave QEMU: where the spec wants it kept, and no supervisor is there to end it. */
+static enum { GONE, OFF, DEAF } power_down(struct vm_client *client, int timeout_ms)
 {
 	int64_t deadline = kernel_now_ms() + timeout_ms, left;
+	bool answered;
 
 	do {
 		left = deadline - kernel_now_ms();
 		if (try(client, "system_powerdown",
-		        left < LIMIT_PRESS_MS ? (int)left : LIMIT_PRESS_MS))
-			return true;
-	} while (left > LIMIT_PRESS_MS);
-	return false;
+		        left < LIMIT_PRESS_MS ? (int)left : LIMIT_PRESS_MS, &answered))
+			return GONE;
+		left = left_until(deadline);
+		if (answered &&
+		    is_off(client, left < LIMIT_LIST_MS ? LIMIT_LIST_MS / 10 : LIMIT_LIST_MS))
+			return OFF;
+	} while (left > 0);
+	return DEAF;
 }
 
 /* The supervisor tidies up after QEMU: the VM is gone once it is. */
@@ -108,15 +118,21 @@ static int stop(struct vm_client *client, bool force, int seconds, struct error 
 
 	if (vm_client_is_starting(client))
 		return end_start(client, err);
-	if (!force && !is_off(client)) {
-		if (power_down(client, seconds * 1000))
+	if (!force && !is_off(client, LIMIT_PRESS_MS)) {
+		switch (power_down(client, seconds * 1000)) {
+		case GONE:
 			return 0;
-		fprintf(stderr, "ancla: the guest of \"%s\" did not power down within %d s\n", name,
-		        seconds);
+		case OFF:
+			break;
+		case DEAF:
+			log_say(LOG_NOTICE, "stopping",
+			        "the guest of \"%s\" did not power down within %d s", name,
+			        seconds);
+		}
 	}
-	if (try(client, "quit", LIMIT_QUIT_MS))
+	if (try(client, "quit", LIMIT_QUIT_MS, NULL))
 		return 0;
-	fprintf(stderr, "ancla: QEMU of \"%s\" did not quit within %d s; killing it\n", name,
+	log_say(LOG_NOTICE, "stopping", "QEMU of \"%s\" did not quit within %d s; killing it", name,
 	        LIMIT_QUIT_MS / 1000);
 	kernel_pidfd_kill(client->pidfd, SIGKILL);
 	if (kernel_wait_gone(client->pidfd, LIMIT_KILL_MS))

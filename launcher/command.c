@@ -1,18 +1,18 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
+#include <link.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "log.h"
 #include "util.h"
-
-#ifndef ANCLA_VERSION
-#define ANCLA_VERSION "0.1"
-#endif
 
 static int option_index(const struct command *command, const char *name, size_t length)
 {
@@ -34,7 +34,7 @@ const char *invocation_option(const struct invocation *call, const char *name)
 int command_fail(const struct error *err)
 {
 	fflush(stdout);
-	fprintf(stderr, "ancla: %s\n", err->message);
+	log_say(LOG_ERR, "failed", "%s", err->message);
 	return (int)err->code;
 }
 
@@ -83,15 +83,14 @@ static int print_command_help(const struct command *command)
 	return command_flush();
 }
 
-static int print_help(const struct command *const commands[])
+static int print_help(const struct command *const table[])
 {
 	printf("usage: ancla COMMAND [options] [arguments]\n\n"
 	       "Runs virtual machines exactly where they belong, and proves it.\n\n"
 	       "commands:\n");
-	for (int i = 0; commands[i]; i++) {
-		cleanup_free char *left =
-		    xasprintf("%s %s", commands[i]->name, commands[i]->arguments);
-		printf("  %-24s %s\n", left, commands[i]->summary);
+	for (int i = 0; table[i]; i++) {
+		cleanup_free char *left = xasprintf("%s %s", table[i]->name, table[i]->arguments);
+		printf("  %-24s %s\n", left, table[i]->summary);
 	}
 	printf(
 	    "\n`ancla COMMAND --help` tells more. Exit codes: 0 done; 1 failed while running, or "
@@ -186,7 +185,40 @@ static void open_standard_descriptors(void)
 			_exit(EXIT_FAILED);
 }
 
-int command_main(const struct command *const commands[], int argc, char **argv)
+#ifdef __clang__
+#define COMPILER "clang " __clang_version__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED ", with AddressSanitizer"
+#else
+#define SANITIZED ""
+#endif
+
+/* A program that needs no dynamic loader names none. */
+static bool is_static(void)
+{
+	const ElfW(Phdr) *header = (const void *)getauxval(AT_PHDR);
+
+	for (unsigned long i = 0; i < getauxval(AT_PHNUM); i++)
+		if (header[i].p_type == PT_INTERP)
+			return false;
+	return true;
+}
+
+static void print_version(void)
+{
+	unsigned hwloc = hwloc_get_api_version();
+
+	printf("ancla %s\n", ANCLA_VERSION);
+	printf("built by %s%s; linked %s\n", COMPILER, SANITIZED,
+	       is_static() ? "statically" : "to shared libraries");
+	printf("with hwloc %u.%u.%u, json-c %s, glibc %s\n", hwloc >> 16, hwloc >> 8 & 0xff,
+	       hwloc & 0xff, json_c_version(), gnu_get_libc_version());
+}
+
+int command_main(const struct command *const table[], int argc, char **argv)
 {
 	const char *names[64];
 	size_t count = 0;
@@ -194,22 +226,22 @@ int command_main(const struct command *const commands[], int argc, char **argv)
 	open_standard_descriptors();
 	/* Inherited as ignored, it would hide how a child ended. */
 	signal(SIGCHLD, SIG_DFL);
+	log_begin(false, false);
 	if (argc < 2) {
 		fprintf(stderr, "ancla: no command; try `ancla --help`\n");
 		return EXIT_USAGE;
 	}
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
 	    strcmp(argv[1], "help") == 0)
-		return print_help(commands);
+		return print_help(table);
 	if (strcmp(argv[1], "--version") == 0) {
-		printf("ancla %s (hwloc %#x, json-c %s)\n", ANCLA_VERSION, HWLOC_API_VERSION,
-		       json_c_version());
+		print_version();
 		return command_flush();
 	}
-	for (; commands[count]; count++) {
-		names[count] = commands[count]->name;
+	for (; table[count]; count++) {
+		names[count] = table[count]->name;
 		if (strcmp(argv[1], names[count]) == 0)
-			return run_command(commands[count], argc - 2, argv + 2);
+			return run_command(table[count], argc - 2, argv + 2);
 	}
 	const char *near = nearest_word(argv[1], names, count);
 	fprintf(stderr, "ancla: no command \"%s\"%s%s%s; try `ancla --help`\n", argv[1],

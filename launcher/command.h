@@ -1,4 +1,4 @@
-/* Commands: each is one file, cmd_NAME.c, with one const struct; main.c is their table.
+/* Commands: each is one file, cmd_NAME.c, with one const struct; commands.c is their table.
  *
  * Usage lines, --help, the man page and shell completion all come from these structs. Only
  * commands print: results on standard output, everything else on standard error. */
@@ -8,6 +8,8 @@
 #include <json-c/json.h>
 
 #include "error.h"
+
+#define ANCLA_VERSION "0.1"
 
 struct command_option {
 	const char *name;  /* without the dashes; NULL ends the list */
@@ -33,12 +35,15 @@ struct command {
 	int (*run)(const struct invocation *call); /* returns an exit code */
 };
 
+/* All of them; ends with NULL. */
+extern const struct command *const commands[];
+
 /* The value of an option, "" for a flag that was given, NULL for what was not. Asking for an
  * option that the command does not have is a programming error (assertion). */
 const char *invocation_option(const struct invocation *call, const char *name);
 
 /* Finds the command, checks its words, and runs it: all of main(). */
-int command_main(const struct command *const commands[], int argc, char **argv);
+int command_main(const struct command *const table[], int argc, char **argv);
 
 /* Prints "ancla: MESSAGE" on standard error and returns the error's exit code. */
 int command_fail(const struct error *err);
@@ -49,6 +54,12 @@ int command_print_json(struct json_object *json);
 
 /* Ends output: EXIT_DONE, or EXIT_FAILED with a message if standard output was not written. */
 int command_flush(void);
+
+/* The option of those that keep a log. */
+#define OPTION_LOG_JSON                                                                            \
+	{                                                                                          \
+		"log-json", NULL, "log JSON, an object a line"                                     \
+	}
 
 /* The option that every command which prints has. */
 #define OPTION_JSON                                                                                \

@@ -53,17 +53,14 @@ static void guard_main(int words, int pidfd, int terminal, const struct termios 
 	prctl(PR_SET_NAME, "ancla-guard");
 	setsid();
 	close_others(words, pidfd, terminal);
-	if (read_word(words, &word) != 1) {
+	if (read_word(words, &word) != 1)
 		kernel_pidfd_kill(pidfd, SIGKILL);
-		_exit(0);
-	}
-	close(pidfd);
-	if (terminal >= 0) {
-		/* Until the supervisor ends: then its end of the pipe closes. The supervisor has
-		 * put the terminal back already, unless it was killed. */
+	else if (terminal >= 0)
+		/* Until the supervisor ends: then its end of the pipe closes. */
 		read_word(words, &word);
+	/* The supervisor has put the terminal back already, unless it was killed. */
+	if (terminal >= 0)
 		tcsetattr(terminal, TCSANOW, before);
-	}
 	_exit(0);
 }
 

@@ -3,7 +3,7 @@
  * It holds QEMU's pidfd and one end of a pipe. If the pipe closes without a word, the launcher is
  * dead and QEMU is killed; told that `cont` is acknowledged, it ends. While the console is on a
  * terminal it stays instead, asleep, and gives the terminal its old state back if the supervisor
- * dies without doing so. */
+ * dies without doing so. Where QEMU is to die with its supervisor, the guard is never released. */
 #ifndef ANCLA_GUARD_H
 #define ANCLA_GUARD_H
 
@@ -23,8 +23,8 @@ struct guard {
 		0, -1, false                                                                       \
 	}
 
-/* Starts it for the process behind the pidfd (borrowed). `terminal` is a descriptor whose state is
- * given back, or -1. Call it while the process has one thread. */
+/* Starts it for the process behind the pidfd (borrowed; -1: for the terminal only). `terminal` is a
+ * descriptor whose state is given back, or -1. Call it while the process has one thread. */
 int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err);
 
 /* The guest runs: QEMU may outlive the launcher from now on. A guard that has nothing else to do is

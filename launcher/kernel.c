@@ -214,3 +214,10 @@ int64_t kernel_now_ms(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
+
+bool kernel_lives(pid_t pid, uint64_t start_time)
+{
+	cleanup_close int pidfd = kernel_pidfd(pid, start_time);
+
+	return pidfd >= 0 && !kernel_wait_gone(pidfd, 0);
+}

@@ -43,6 +43,9 @@ bool kernel_is_dying(pid_t pid);
 /* Opens a pidfd on the process with that pid and start time; -1 if it is gone or another. */
 int kernel_pidfd(pid_t pid, uint64_t start_time);
 
+/* Whether that process runs: not, if it has ended and nobody has reaped it yet. */
+bool kernel_lives(pid_t pid, uint64_t start_time);
+
 /* Sends a signal through a pidfd; -1 with errno. */
 int kernel_pidfd_kill(int pidfd, int signal);
 

@@ -39,36 +39,13 @@ static int start_state(struct vm *vm, struct error *err)
 	vm->state.qemu = vm->qemu.pid;
 	vm->state.qemu_start = kernel_start_time(vm->qemu.pid);
 	vm->state.started = (int64_t)time(NULL);
+	vm->state.actions = vm->spec->actions;
 	/* Without it, no later command would believe that these are the VM's. */
 	if (vm->state.launcher_start && vm->state.qemu_start)
 		return 0;
 	return error_set(err, EXIT_FAILED,
 	                 "cannot read when processes were started (/proc/%d/stat)",
 	                 vm->state.launcher_start ? vm->qemu.pid : getpid());
-}
-
-static void on_event(void *data, const char *event, struct json_object *arguments)
-{
-	struct vm *vm = data;
-	struct json_object *reason;
-
-	if (strcmp(event, "GUEST_PANICKED") == 0)
-		vm->panicked = true;
-	if (strcmp(event, "SHUTDOWN") != 0)
-		return;
-	snprintf(vm->shutdown_reason, sizeof(vm->shutdown_reason), "%s",
-	         arguments && json_object_object_get_ex(arguments, "reason", &reason)
-	             ? json_object_get_string(reason)
-	             : "unknown");
-}
-
-static int connect_socket(const struct vm *vm, const char *name, struct error *err)
-{
-	cleanup_free char *path = xasprintf("%s/%s", vm->dir.path, name);
-	struct qmp_error qmp_error;
-	int fd = qmp_connect(path, &qmp_error);
-
-	return fd >= 0 ? fd : error_set(err, EXIT_FAILED, "%s", qmp_error.message);
 }
 
 /* The nodes of the emulator's CPUs: where QEMU's own heap belongs. The caller frees. */
@@ -109,7 +86,8 @@ static int start_qemu(struct launching *l, struct error *err)
 	 * allocated by the process's policy, and not where its vCPUs run. */
 	if (l->planning.host->n_nodes == 1 || !all_bound(vm->plan))
 		hwloc_bitmap_zero(nodes);
-	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, &vm->qemu, err) < 0)
+	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, vm->spec->die_with_supervisor,
+	               &vm->qemu, err) < 0)
 		return -1;
 	if (start_state(vm, err) < 0 || write_state(vm, "starting", err) < 0 ||
 	    cgroup_add_process(vm->plan, vm->qemu.pid, err) < 0 ||
@@ -129,31 +107,14 @@ static int start_qemu(struct launching *l, struct error *err)
 static int connect_qemu(struct launching *l, struct error *err)
 {
 	struct vm *vm = l->vm;
-	int fd = connect_socket(vm, VM_MONITOR, err);
+	int fd = vm_connect(&vm->dir, VM_MONITOR, err);
 
 	if (fd < 0)
 		return -1;
-	vm->qmp = qmp_new(fd, on_event, vm);
-	if (l->options->serial && (vm->serial = connect_socket(vm, VM_SERIAL, err)) < 0)
+	vm->qmp = qmp_new(fd, vm_on_event, vm);
+	if (l->options->serial && (vm->serial = vm_connect(&vm->dir, VM_SERIAL, err)) < 0)
 		return -1;
 	return 0;
-}
-
-static int find_threads(struct vm *vm, struct error *err)
-{
-	cleanup_json struct json_object *cpus = NULL, *iothreads = NULL;
-	struct qmp_error qmp_error;
-	bool ask_iothreads = vm->plan->n_iothreads > 0;
-	unsigned first = qmp_send(vm->qmp, "query-cpus-fast", NULL, &qmp_error);
-	unsigned second =
-	    first && ask_iothreads ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error) : 0;
-
-	if (!first || (ask_iothreads && !second) ||
-	    qmp_wait_reply(vm->qmp, first, LIMIT_REPLY_MS, &cpus, &qmp_error) < 0 ||
-	    (ask_iothreads &&
-	     qmp_wait_reply(vm->qmp, second, LIMIT_REPLY_MS, &iothreads, &qmp_error) < 0))
-		return vm_qmp_failed(vm, &qmp_error, "while it was asked for its threads", err);
-	return threads_read(&vm->threads, vm->qemu.pid, vm->plan, cpus, iothreads, err);
 }
 
 static void free_residency(struct residency *list, size_t count)
@@ -278,8 +239,9 @@ static int run_stages(struct launching *l, struct error *err)
 	    launch_claim(l, err) < 0)
 		return -1;
 	vm->line = command_line(vm->spec, vm->plan, l->planning.caps, err);
-	if (!vm->line || preflight(vm->plan, err) < 0 || launch_make_cgroups(l, err) < 0 ||
-	    launch_make_inherited(l, err) < 0 || start_qemu(l, err) < 0)
+	if (!vm->line || preflight(vm->spec, vm->plan, err) < 0 ||
+	    launch_make_cgroups(l, err) < 0 || launch_make_inherited(l, err) < 0 ||
+	    start_qemu(l, err) < 0)
 		return -1;
 	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, err);
 	if (!l->fill)
@@ -292,7 +254,7 @@ static int run_stages(struct launching *l, struct error *err)
 	fill_hurry(l->fill);
 	if (launch_find_console(l, err) < 0)
 		return -1;
-	if (find_threads(vm, err) < 0 || pin_threads(vm->plan, &vm->threads, err) < 0)
+	if (vm_find_threads(vm, err) < 0 || pin_threads(vm->plan, &vm->threads, err) < 0)
 		return blame_death(vm, "while its threads were pinned", err);
 	if (launch_wait_filled(l, err) < 0)
 		return -1;
@@ -312,7 +274,8 @@ static int run_stages(struct launching *l, struct error *err)
 	/* From here on QEMU may outlive us. */
 	if (write_state(vm, "running", err) < 0)
 		return -1;
-	guard_release(&vm->guard);
+	if (!vm->spec->die_with_supervisor)
+		guard_release(&vm->guard);
 	return 0;
 }
 

@@ -21,6 +21,11 @@
 #include "threads.h"
 #include "verify.h"
 
+struct vm_event {
+	char *name;
+	struct json_object *data; /* may be NULL */
+};
+
 /* A VM that this process supervises. */
 struct vm {
 	const struct spec *spec; /* borrowed */
@@ -37,9 +42,9 @@ struct vm {
 	int signals;          /* signalfd of SIGINT, SIGTERM, SIGHUP; borrowed */
 	int *fds;             /* the launcher's ends of line->inherited, -1 once closed */
 
-	/* What QMP events told. */
-	char shutdown_reason[40]; /* of the last SHUTDOWN event; "" while there was none */
-	bool panicked;
+	/* What QEMU told and nobody has looked at yet: see life.h. */
+	struct vm_event *events;
+	size_t n_events;
 };
 
 struct launch_options {
@@ -54,11 +59,22 @@ struct launch_options {
 int launch(const struct spec *spec, const struct launch_options *options, struct vm *vm,
            struct error *err);
 
-/* Tells where the console is of a VM that has it elsewhere. */
-void vm_print_console(FILE *out, const struct vm *vm);
+/* Asks QEMU for the threads of its vCPUs and iothreads and finds all others: fills vm->threads. */
+int vm_find_threads(struct vm *vm, struct error *err);
+
+/* Logs that the VM runs, what was warned of, and where its console is; tells the service manager.
+ */
+void vm_report(const struct vm *vm);
+
+/* The handler of QMP events: keeps them. `data` is the struct vm. */
+void vm_on_event(void *data, const char *event, struct json_object *arguments);
+void vm_drop_events(struct vm *vm);
 
 /* Kills QEMU if it still runs, removes the VM's directory, frees everything. */
 void vm_end(struct vm *vm);
+
+/* Frees everything, and leaves QEMU as it is. */
+void vm_leave(struct vm *vm);
 
 /* QEMU is gone: reaps it and fills the error with how it ended, its last words, and `doing`
  * ("while it started"). Always -1. */

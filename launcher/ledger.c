@@ -166,10 +166,13 @@ void vm_dir_remove(struct vm_dir *vm)
 	 * nobody knows. The lock goes last, and only then: it is what says that the rest is a
 	 * VM's, to whoever looks next. */
 	static const char *const files[] = {
-		VM_COMMANDS,    VM_MONITOR,         VM_SERIAL,
-		VM_LOG,         VM_STATE,           VM_PLAN,
-		VM_PLAN ".new", VM_STATE ".new",    VM_COMMANDS ".lock",
-		VM_RESERVED,    VM_RESERVED ".new", VM_CGROUP ".new",
+		VM_COMMANDS,      VM_MONITOR,
+		VM_SERIAL,        VM_LOG,
+		VM_OWN_LOG,       VM_STATE,
+		VM_PLAN,          VM_PLAN ".new",
+		VM_STATE ".new",  VM_COMMANDS ".lock",
+		VM_RESERVED,      VM_RESERVED ".new",
+		VM_CGROUP ".new",
 	};
 	bool gone = vm->dirfd >= 0 && remove_cgroups(vm);
 
@@ -208,9 +211,8 @@ static bool is_orphan(const struct vm_dir *vm)
 
 	if (vm_read_state(vm, &state, &ignored) < 0 || state.qemu <= 0)
 		return false;
-	cleanup_close int launcher = kernel_pidfd(state.launcher, state.launcher_start);
 	cleanup_close int qemu = kernel_pidfd(state.qemu, state.qemu_start);
-	if (launcher >= 0)
+	if (kernel_lives(state.launcher, state.launcher_start))
 		return false;
 	if (qemu < 0)
 		return true;

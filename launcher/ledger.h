@@ -43,12 +43,14 @@ struct vm_state {
 	pid_t launcher, qemu;
 	uint64_t launcher_start, qemu_start; /* kernel_start_time() */
 	int64_t started;                     /* seconds since the epoch */
+	struct life_actions actions;         /* of the spec, for whoever supervises it */
 };
 
 #define VM_COMMANDS "qmp.sock"
 #define VM_MONITOR "supervisor.sock"
 #define VM_SERIAL "serial.sock"
 #define VM_LOG "qemu.log"
+#define VM_OWN_LOG "ancla.log" /* the supervisor's, where it has no standard error */
 #define VM_PLAN "plan.json"
 #define VM_STATE "state.json"
 #define VM_RESERVED "reserved.json" /* see reserve.h */
@@ -112,6 +114,9 @@ void vm_state_free(struct vm_state *state);
 /* A UNIX stream socket listening in the VM's directory, mode 0600, close-on-exec; -1 and an error.
  */
 int vm_listen(const struct vm_dir *vm, const char *name, struct error *err);
+
+/* A connection to such a socket, close-on-exec; -1 and an error. */
+int vm_connect(const struct vm_dir *vm, const char *name, struct error *err);
 
 /* The last lines of qemu.log, at most five and 1 KiB, joined by "; "; "" if there are none. The
  * caller frees. */

@@ -26,6 +26,8 @@ NAMES(names_page_kind, [PAGES_UNSET] = "unset", [PAGES_PLAIN] = "none", [PAGES_T
       [PAGES_HUGE] = "huge");
 NAMES(names_backing, [BACKING_ANON] = "anonymous", [BACKING_MEMFD] = "memfd",
       [BACKING_PATH] = "path");
+NAMES(names_action, [ACTION_DESTROY] = "destroy", [ACTION_RESTART] = "restart",
+      [ACTION_PRESERVE] = "preserve", [ACTION_DUMP] = "dump");
 NAMES(names_fill, [FILL_NONE] = "none", [FILL_LAUNCHER] = "launcher", [FILL_QEMU] = "qemu");
 
 const char *name_of(const struct name_table *table, unsigned value)

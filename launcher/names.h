@@ -10,7 +10,7 @@ struct name_table {
 };
 
 extern const struct name_table names_accel, names_cpu_policy, names_smt, names_emulator,
-    names_scheduler, names_mem_policy, names_page_kind, names_backing, names_fill;
+    names_scheduler, names_mem_policy, names_page_kind, names_backing, names_fill, names_action;
 
 /* "?" for a value outside the table. */
 const char *name_of(const struct name_table *table, unsigned value);

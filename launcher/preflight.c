@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "cgroup_limits.h"
+#include "dump.h"
 #include "kernel.h"
 #include "preflight.h"
 #include "privileges.h"
@@ -123,10 +124,19 @@ static int check_cgroups(const struct plan *plan, struct error *err)
 	return 0;
 }
 
-int preflight(const struct plan *plan, struct error *err)
+static int check_dumps(const struct life_actions *actions, struct error *err)
 {
-	return check_scheds(plan, err) < 0 || check_lock(plan, err) < 0 ||
-	               check_cgroups(plan, err) < 0
-	           ? -1
-	           : 0;
+	if (actions->on_poweroff != ACTION_DUMP && actions->on_reboot != ACTION_DUMP &&
+	    actions->on_crash != ACTION_DUMP)
+		return 0;
+	cleanup_free char *directory = dump_directory(err);
+	return directory ? 0 : -1;
+}
+
+int preflight(const struct spec *spec, const struct plan *plan, struct error *err)
+{
+	if (check_scheds(plan, err) < 0 || check_lock(plan, err) < 0 ||
+	    check_cgroups(plan, err) < 0)
+		return -1;
+	return check_dumps(&spec->actions, err);
 }

@@ -4,8 +4,10 @@
 
 #include "error.h"
 #include "plan.h"
+#include "spec.h"
 
-/* EXIT_GRANT for a scheduler or an amount of locked memory that the kernel refuses. */
-int preflight(const struct plan *plan, struct error *err);
+/* EXIT_GRANT for a scheduler or an amount of locked memory that the kernel refuses, and for dumps
+ * that could not be written. */
+int preflight(const struct spec *spec, const struct plan *plan, struct error *err);
 
 #endif

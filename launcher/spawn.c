@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -97,12 +98,14 @@ static void child_limits(const struct plan *plan)
 }
 
 static void child_main(const struct command_line *line, const struct plan *plan, const int *fds,
-                       int log, int go, hwloc_const_bitmap_t heap_nodes) __attribute__((noreturn));
+                       int log, int go, hwloc_const_bitmap_t heap_nodes, bool dies)
+    __attribute__((noreturn));
 static void child_main(const struct command_line *line, const struct plan *plan, const int *fds,
-                       int log, int go, hwloc_const_bitmap_t heap_nodes)
+                       int log, int go, hwloc_const_bitmap_t heap_nodes, bool dies)
 {
 	cleanup_free int *high = xcalloc(line->n_inherited, sizeof(*high));
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	pid_t parent = getppid();
 	const char *what = NULL;
 	char word;
 
@@ -127,12 +130,17 @@ static void child_main(const struct command_line *line, const struct plan *plan,
 	child_descriptors(line, fds, high);
 	if (privileges_take(&plan->process, &what) < 0)
 		child_fail(what);
+	/* Last, as another user id undoes it; and the parent may have died just before. */
+	if (dies && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		child_fail("cannot tie QEMU to its supervisor");
+	if (dies && getppid() != parent)
+		_exit(EXIT_NOT_EXECUTED);
 	execv(line->argv[0], line->argv);
 	child_fail(line->argv[0]);
 }
 
 int spawn_qemu(const struct command_line *line, const struct plan *plan, const int *fds, int log,
-               hwloc_const_bitmap_t heap_nodes, struct qemu *qemu, struct error *err)
+               hwloc_const_bitmap_t heap_nodes, bool dies, struct qemu *qemu, struct error *err)
 {
 	int ends[2];
 
@@ -141,7 +149,7 @@ int spawn_qemu(const struct command_line *line, const struct plan *plan, const i
 	qemu->pid = fork();
 	if (qemu->pid == 0) {
 		close(ends[1]);
-		child_main(line, plan, fds, log, ends[0], heap_nodes);
+		child_main(line, plan, fds, log, ends[0], heap_nodes, dies);
 	}
 	close(ends[0]);
 	qemu->go = ends[1];
@@ -171,7 +179,7 @@ int spawn_reap(struct qemu *qemu)
 {
 	int status = 0;
 
-	while (qemu->pid > 0 && waitpid(qemu->pid, &status, 0) < 0)
+	while (qemu->pid > 0 && !qemu->foreign && waitpid(qemu->pid, &status, 0) < 0)
 		if (errno != EINTR) {
 			/* Somebody else reaped it: how it ended is lost, and not success. */
 			status = W_EXITCODE(255, 0);
@@ -188,7 +196,9 @@ int spawn_reap(struct qemu *qemu)
 
 int spawn_end(struct qemu *qemu)
 {
-	if (qemu->pid > 0)
+	if (qemu->foreign)
+		kernel_pidfd_kill(qemu->pidfd, SIGKILL);
+	else if (qemu->pid > 0)
 		kill(qemu->pid, SIGKILL);
 	return spawn_reap(qemu);
 }

@@ -89,6 +89,19 @@ enum strictness { STRICTNESS_REQUIRE, STRICTNESS_PREFER };
 enum machine { MACHINE_Q35, MACHINE_PC, MACHINE_MICROVM };
 enum distances { DISTANCES_UNSET, DISTANCES_HOST, DISTANCES_MATRIX };
 
+/* What follows when the guest powers off, resets, or panics. */
+struct life_actions {
+	enum life_action on_poweroff, on_reboot, on_crash;
+};
+
+/* Whether QEMU only stops the guest where it would end, so that the supervisor can act: it has but
+ * one setting for a guest that powers off and one whose reset is its end. */
+static inline bool actions_pause(const struct life_actions *actions)
+{
+	return actions->on_poweroff != ACTION_DESTROY || actions->on_reboot == ACTION_PRESERVE ||
+	       actions->on_reboot == ACTION_DUMP;
+}
+
 struct spec_feature {
 	char *name;
 	enum feature_policy policy;
@@ -220,7 +233,7 @@ struct spec {
 		char *nvram;                     /* with firmware: its variable store */
 	} boot;
 
-	enum life_action on_poweroff, on_reboot, on_crash;
+	struct life_actions actions;
 	bool die_with_supervisor;
 
 	struct {
@@ -285,6 +298,16 @@ const char *accel_name(enum accel accel);
 
 /* The spec's JSON Schema (draft 2020-12), made from the field table; the caller frees. */
 char *spec_schema(void);
+
+/* A field for people; what a spec would write is in backticks. */
+struct field_text {
+	const char *path; /* "memory-backing.hugepages.size", "disks[].file" */
+	const char *type, *fallback, *help;
+};
+
+/* Calls for every field, in the order of the table. The texts are borrowed for the call. */
+typedef void field_text_fn(const struct field_text *field, void *data);
+void spec_each_field(field_text_fn *fn, void *data);
 
 /* The field table of the README, in Markdown, made from the same rows; the caller frees. */
 char *spec_field_table(void);

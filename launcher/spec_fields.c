@@ -203,28 +203,11 @@ static const struct field_value serial_values[] = {
 	END,
 };
 
-/* What QEMU's -action does is there; the rest needs a supervisor that acts on events. */
-static const struct field_value poweroff_values[] = {
+static const struct field_value action_values[] = {
 	VALUE("destroy", ACTION_DESTROY),
-	VALUE("preserve", ACTION_PRESERVE),
-	VALUE("restart", ACTION_RESTART, .not_yet = "use \"destroy\""),
-	VALUE("dump", ACTION_DUMP, .not_yet = "use \"preserve\""),
-	END,
-};
-
-static const struct field_value reboot_values[] = {
 	VALUE("restart", ACTION_RESTART),
-	VALUE("destroy", ACTION_DESTROY),
-	VALUE("preserve", ACTION_PRESERVE, .not_yet = "use \"destroy\""),
-	VALUE("dump", ACTION_DUMP, .not_yet = "use \"destroy\""),
-	END,
-};
-
-static const struct field_value crash_values[] = {
-	VALUE("destroy", ACTION_DESTROY),
 	VALUE("preserve", ACTION_PRESERVE),
-	VALUE("restart", ACTION_RESTART, .not_yet = "use \"destroy\""),
-	VALUE("dump", ACTION_DUMP, .not_yet = "use \"preserve\""),
+	VALUE("dump", ACTION_DUMP),
 	END,
 };
 
@@ -535,14 +518,20 @@ static const struct field spec_rows[] = {
 	     .fallback = "none", SPEC(serial.type), .values = serial_values, .table = &serial_table,
 	     .table_value = SERIAL_FILE),
 	OBJECT("boot", "what is booted", .absent = "firmware", .table = &boot_table),
-	ENUM("on-poweroff", "when the guest powers off: end, or stay with its state kept",
-	     .fallback = "destroy", SPEC(on_poweroff), .values = poweroff_values),
-	ENUM("on-reboot", "when the guest reboots: start again, or end", .fallback = "restart",
-	     SPEC(on_reboot), .values = reboot_values),
-	ENUM("on-crash", "when the guest panics: end, or stay with its state kept",
-	     .fallback = "destroy", SPEC(on_crash), .values = crash_values),
-	BOOL("die-with-supervisor", "QEMU ends when its supervisor is gone",
-	     SPEC(die_with_supervisor), .not_yet = "leave it out"),
+	ENUM("on-poweroff",
+	     "when the guest powers off by itself: end, start again, stay stopped, or write its "
+	     "memory to a file and end",
+	     .fallback = "destroy", SPEC(actions.on_poweroff), .values = action_values),
+	ENUM("on-reboot",
+	     "when the guest or its watchdog resets it: start again, end, stay stopped, or write "
+	     "its memory to a file and end",
+	     .fallback = "restart", SPEC(actions.on_reboot), .values = action_values),
+	ENUM("on-crash",
+	     "when the guest panics: end, start again, stay stopped, or write its memory to a "
+	     "file and end",
+	     .fallback = "destroy", SPEC(actions.on_crash), .values = action_values),
+	BOOL("die-with-supervisor", "QEMU is killed when its supervisor is gone",
+	     SPEC(die_with_supervisor)),
 	OBJECT("strictness", "what may degrade", .table = &strictness_table),
 	OBJECT("qemu", "QEMU itself", .table = &qemu_table),
 };

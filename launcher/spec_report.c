@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "log.h"
 #include "spec_report.h"
 #include "trust.h"
 #include "util.h"
@@ -10,10 +11,11 @@
 
 static void print_error(const char *path, const struct spec_error *error)
 {
-	fputs(path, stderr);
-	if (error->line)
-		fprintf(stderr, ":%u", error->line);
-	fprintf(stderr, ": %s%s%s\n", error->pointer, *error->pointer ? ": " : "", error->message);
+	cleanup_free char *line = error->line ? xasprintf(":%u", error->line) : xstrdup("");
+	cleanup_free char *message = xasprintf("%s%s: %s%s%s", path, line, error->pointer,
+	                                       *error->pointer ? ": " : "", error->message);
+
+	log_say_as_is(LOG_ERR, "spec", message);
 }
 
 struct spec *spec_load_or_report(const char *path)
@@ -23,8 +25,11 @@ struct spec *spec_load_or_report(const char *path)
 
 	for (size_t i = 0; i < errors.count && i < ERRORS_SHOWN; i++)
 		print_error(path, &errors.list[i]);
-	if (errors.count > ERRORS_SHOWN)
-		fprintf(stderr, "%s: ... and %zu more\n", path, errors.count - ERRORS_SHOWN);
+	if (errors.count > ERRORS_SHOWN) {
+		cleanup_free char *more =
+		    xasprintf("%s: ... and %zu more", path, errors.count - ERRORS_SHOWN);
+		log_say_as_is(LOG_ERR, "spec", more);
+	}
 	spec_errors_free(&errors);
 	return spec;
 }

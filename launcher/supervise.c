@@ -1,24 +1,33 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "console.h"
 #include "kernel.h"
+#include "life.h"
+#include "log.h"
+#include "notify.h"
 #include "supervise.h"
 #include "util.h"
 
+enum { SIGNALS, QEMU, MONITOR, QEMU_LOG, CONSOLE, N_POLLS = CONSOLE + CONSOLE_POLLS };
+
 struct supervision {
 	struct vm *vm;
+	struct life life;
 	bool has_console;
 	struct console console;
-	int stops;   /* wishes to stop so far */
-	int presses; /* of the power button, after the first wish */
-	int64_t
-	    deadline; /* for QEMU's end after it was told to quit, or for the next press; 0: none */
+	int stops;         /* wishes to stop so far */
+	int presses;       /* of the power button, after the first wish */
+	int64_t press_at;  /* the next one; 0: none */
+	int64_t ping_at;   /* when the service manager expects a sign of life; 0: never */
+	int log, log_told; /* QEMU's log, and an inotify(7) for it; -1: not watched */
 };
 
 int supervise_signals(struct error *err)
@@ -37,13 +46,6 @@ int supervise_signals(struct error *err)
 	               : error_set(err, EXIT_FAILED, "cannot make a signalfd: %s", strerror(errno));
 }
 
-static void tell(const struct supervision *s, const char *text)
-{
-	const char *newline = s->console.raw ? "\r\n" : "";
-
-	fprintf(stderr, "%sancla: %s%s\n", newline, text, s->console.raw ? "\r" : "");
-}
-
 /* The reply does not matter: either QEMU ends, or the next wish is stronger. */
 static void command(struct supervision *s, const char *name)
 {
@@ -53,29 +55,39 @@ static void command(struct supervision *s, const char *name)
 		qmp_send(s->vm->qmp, name, NULL, &ignored);
 }
 
+static void quit(struct supervision *s)
+{
+	command(s, "quit");
+	s->press_at = 0;
+	s->life.step = LIFE_ENDING;
+	s->life.deadline = kernel_now_ms() + LIMIT_QUIT_MS;
+}
+
 /* A guest that is still booting does not hear the power button, so it is pressed again. */
 static void press_power_button(struct supervision *s)
 {
 	command(s, "system_powerdown");
-	s->deadline = ++s->presses < LIMIT_PRESSES ? kernel_now_ms() + LIMIT_PRESS_MS : 0;
+	s->press_at = ++s->presses < LIMIT_PRESSES ? kernel_now_ms() + LIMIT_PRESS_MS : 0;
 }
 
 static void wish_to_stop(struct supervision *s)
 {
-	bool off = *s->vm->shutdown_reason || s->vm->panicked;
-
-	if (s->stops++ == 0 && off) {
-		/* It is kept (on-poweroff, on-crash), and hears no button. */
-		command(s, "quit");
-		tell(s, "the guest is off; QEMU quits");
-		s->deadline = kernel_now_ms() + LIMIT_QUIT_MS;
+	notify("STOPPING=1");
+	s->life.asked = true;
+	if (s->stops++ == 0 && s->life.step == LIFE_KEPT) {
+		/* It hears no button. */
+		life_say(LOG_NOTICE, "stopping", "the guest is off; QEMU quits");
+		quit(s);
+	} else if (s->stops == 1 && s->life.step == LIFE_DUMPING) {
+		life_say(LOG_NOTICE, "stopping",
+		         "QEMU quits after the dump; once more forces it to quit now");
 	} else if (s->stops == 1) {
 		press_power_button(s);
-		tell(s, "asked the guest to power down; once more forces it off");
+		life_say(LOG_NOTICE, "stopping",
+		         "asked the guest to power down; once more forces it off");
 	} else if (s->stops == 2) {
-		command(s, "quit");
-		tell(s, "forcing QEMU to quit");
-		s->deadline = kernel_now_ms() + LIMIT_QUIT_MS;
+		life_say(LOG_NOTICE, "stopping", "forcing QEMU to quit");
+		quit(s);
 	} else {
 		kernel_pidfd_kill(s->vm->qemu.pidfd, SIGKILL);
 	}
@@ -89,57 +101,114 @@ static void take_signal(struct supervision *s)
 		wish_to_stop(s);
 }
 
+/* QEMU's log: whoever writes it is not us, so we are told when it grows. */
+
+static void watch_log(struct supervision *s)
+{
+	cleanup_free char *path = xasprintf("/proc/self/fd/%d/%s", s->vm->dir.dirfd, VM_LOG);
+
+	s->log = openat(s->vm->dir.dirfd, VM_LOG, O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
+	s->log_told = s->log < 0 ? -1 : inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (s->log_told >= 0 && inotify_add_watch(s->log_told, path, IN_MODIFY) < 0) {
+		close(s->log_told);
+		s->log_told = -1;
+	}
+}
+
+static void unwatch_log(struct supervision *s)
+{
+	if (s->log >= 0)
+		close(s->log);
+	if (s->log_told >= 0)
+		close(s->log_told);
+}
+
+static void trim_log(struct supervision *s)
+{
+	char told[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+
+	while (read(s->log_told, told, sizeof(told)) > 0)
+		continue;
+	log_trim(s->log);
+}
+
+/* Milliseconds to the earliest of what is to be done at its time; -1: there is nothing. */
 static int timeout(const struct supervision *s)
 {
-	int64_t left = s->deadline - kernel_now_ms();
+	const int64_t times[] = { s->life.deadline, s->press_at, s->ping_at };
+	int64_t first = 0;
 
-	if (!s->deadline)
+	for (size_t i = 0; i < ARRAY_SIZE(times); i++)
+		if (times[i] && (!first || times[i] < first))
+			first = times[i];
+	if (!first)
 		return -1;
+	int64_t left = first - kernel_now_ms();
 	return left > 0 ? (int)left : 0;
 }
 
-static void process(struct supervision *s, const struct pollfd polls[3 + CONSOLE_POLLS])
+static void ping(struct supervision *s)
+{
+	int interval = notify_watchdog_ms();
+
+	if (interval > 0)
+		notify("WATCHDOG=1");
+	s->ping_at = interval > 0 ? kernel_now_ms() + interval : 0;
+}
+
+static void look_at_the_time(struct supervision *s)
+{
+	int64_t now = kernel_now_ms();
+
+	if (s->ping_at && now >= s->ping_at)
+		ping(s);
+	if (s->life.deadline && now >= s->life.deadline)
+		life_timeout(&s->life);
+	if (s->press_at && now >= s->press_at)
+		press_power_button(s);
+}
+
+static void process(struct supervision *s, const struct pollfd polls[N_POLLS])
 {
 	struct qmp_error qmp_error;
 	cleanup_error struct error err = ERROR_INIT;
 	unsigned interrupts = 0;
 
-	if (polls[0].revents)
+	if (polls[SIGNALS].revents)
 		take_signal(s);
 	/* A broken monitor does not end the VM: the pidfd tells when it does. */
-	if (polls[2].revents)
+	if (polls[MONITOR].revents)
 		qmp_process(s->vm->qmp, &qmp_error);
-	if (s->has_console && console_process(&s->console, polls + 3, &interrupts, &err) < 0)
-		tell(s, err.message);
+	life_process(&s->life);
+	if (polls[QEMU_LOG].revents)
+		trim_log(s);
+	if (s->has_console && console_process(&s->console, polls + CONSOLE, &interrupts, &err) < 0)
+		log_say(LOG_ERR, "console", "%s", err.message);
 	while (interrupts-- > 0)
 		wish_to_stop(s);
-	if (s->deadline && timeout(s) == 0 && s->presses && s->stops == 1) {
-		press_power_button(s);
-	} else if (s->deadline && timeout(s) == 0) {
-		tell(s, "QEMU did not quit; killing it");
-		kernel_pidfd_kill(s->vm->qemu.pidfd, SIGKILL);
-		s->deadline = 0;
-	}
+	look_at_the_time(s);
 }
 
 static void sleep_until_it_ends(struct supervision *s)
 {
 	for (;;) {
 		bool monitor = qmp_state(s->vm->qmp) == QMP_READY;
-		struct pollfd polls[3 + CONSOLE_POLLS] = {
-			{ s->vm->signals, POLLIN, 0 },
-			{ s->vm->qemu.pidfd, POLLIN, 0 },
-			{ monitor ? qmp_fd(s->vm->qmp) : -1, qmp_poll_events(s->vm->qmp), 0 },
-			{ -1, 0, 0 },
+		struct pollfd polls[N_POLLS] = {
+			[SIGNALS] = { s->vm->signals, POLLIN, 0 },
+			[QEMU] = { s->vm->qemu.pidfd, POLLIN, 0 },
+			[MONITOR] = { monitor ? qmp_fd(s->vm->qmp) : -1,
+			              qmp_poll_events(s->vm->qmp), 0 },
+			[QEMU_LOG] = { s->log_told, POLLIN, 0 },
+			[CONSOLE] = { -1, 0, 0 },
 			{ -1, 0, 0 },
 			{ -1, 0, 0 },
 		};
 		if (s->has_console)
-			console_polls(&s->console, polls + 3);
+			console_polls(&s->console, polls + CONSOLE);
 		if (poll(polls, ARRAY_SIZE(polls), timeout(s)) < 0 && errno != EINTR)
 			return;
 		process(s, polls);
-		if (polls[1].revents)
+		if (polls[QEMU].revents)
 			return;
 	}
 }
@@ -148,19 +217,30 @@ static void sleep_until_it_ends(struct supervision *s)
 static int verdict(struct supervision *s, struct error *err)
 {
 	struct vm *vm = s->vm;
-	const char *reason = vm->shutdown_reason;
 	struct qmp_error ignored;
 
 	/* What QEMU said last may still be unread. */
 	if (qmp_state(vm->qmp) == QMP_READY)
 		while (qmp_process(vm->qmp, &ignored) == 0 && qmp_state(vm->qmp) == QMP_READY)
 			continue;
+	life_process(&s->life);
+	life_end(&s->life);
 	cleanup_free char *words = vm_last_words(&vm->dir);
 	int status = spawn_reap(&vm->qemu);
 	if (s->stops >= 2)
 		return error_set(err, EXIT_FAILED, "the guest was forced off");
-	if (vm->panicked || strcmp(reason, "guest-panic") == 0)
+	if (s->life.panicked)
 		return error_set(err, EXIT_FAILED, "the guest panicked");
+	if (s->life.watchdog)
+		return error_set(err, EXIT_FAILED, "the guest's watchdog fired");
+	if (s->life.failed)
+		return error_set(err, EXIT_FAILED,
+		                 "what the spec wants of a guest that ends could not be done");
+	if (vm->qemu.foreign && !s->life.told)
+		return error_set(err, EXIT_FAILED,
+		                 "QEMU ended while the guest ran, and how is not known, as another "
+		                 "supervisor had started it%s%s",
+		                 *words ? "; its last words: " : "", words);
 	if (status == 0)
 		return 0;
 	cleanup_free char *how = spawn_describe(status);
@@ -172,12 +252,22 @@ int supervise(struct vm *vm, bool console, struct error *err)
 {
 	struct supervision s = { .vm = vm, .has_console = console };
 
+	life_begin(&s.life, vm);
+	watch_log(&s);
+	ping(&s);
 	if (console)
 		console_open(&s.console, vm->serial);
+	log_raw(console && s.console.raw);
+	if (vm->qemu.foreign)
+		life_take_over(&s.life);
+	/* A guest that is quick may have been heard of already. */
+	life_process(&s.life);
 	sleep_until_it_ends(&s);
 	if (console) {
 		console_drain(&s.console);
 		console_close(&s.console);
 	}
+	log_raw(false);
+	unwatch_log(&s);
 	return verdict(&s, err);
 }

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util.h"
@@ -196,6 +197,18 @@ int write_file_atomic(int dirfd, const char *path, const char *text, struct erro
 	int reason = errno;
 	unlinkat(dirfd, fresh, 0);
 	return error_set(err, EXIT_FAILED, "cannot write %s: %s", path, strerror(reason));
+}
+
+void make_directories(const char *path)
+{
+	cleanup_free char *prefix = xstrdup(path);
+
+	for (char *slash = strchr(prefix + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		mkdir(prefix, 0700);
+		*slash = '/';
+	}
+	mkdir(path, 0700);
 }
 
 void json_add_string(struct json_object *json, const char *key, const char *value)

@@ -69,6 +69,10 @@ int64_t read_number(const char *format, ...) __attribute__((format(printf, 1, 2)
  * over `path`, mode 0600. */
 int write_file_atomic(int dirfd, const char *path, const char *text, struct error *err);
 
+/* Makes a directory, mode 0700, and those above it that are missing. That it could not be made
+ * shows when it is used. */
+void make_directories(const char *path);
+
 /* Adds a member to a JSON object; strings are copied. */
 void json_add_string(struct json_object *json, const char *key, const char *value);
 void json_add_int(struct json_object *json, const char *key, int64_t value);

@@ -7,6 +7,8 @@
 
 #include "kernel.h"
 #include "launch.h"
+#include "log.h"
+#include "notify.h"
 #include "reserve.h"
 #include "util.h"
 
@@ -35,13 +37,59 @@ int vm_qmp_failed(struct vm *vm, const struct qmp_error *qmp_error, const char *
 	return error_set(err, EXIT_FAILED, "%s (%s)", qmp_error->message, doing);
 }
 
-void vm_print_console(FILE *out, const struct vm *vm)
+void vm_on_event(void *data, const char *event, struct json_object *arguments)
+{
+	struct vm *vm = data;
+	struct vm_event *kept = array_append(&vm->events, &vm->n_events);
+
+	kept->name = xstrdup(event);
+	kept->data = json_object_get(arguments);
+}
+
+void vm_drop_events(struct vm *vm)
+{
+	for (size_t i = 0; i < vm->n_events; i++) {
+		free(vm->events[i].name);
+		json_object_put(vm->events[i].data);
+	}
+	free(vm->events);
+	vm->events = NULL;
+	vm->n_events = 0;
+}
+
+int vm_find_threads(struct vm *vm, struct error *err)
+{
+	cleanup_json struct json_object *cpus = NULL, *iothreads = NULL;
+	struct qmp_error qmp_error;
+	bool ask_iothreads = vm->plan->n_iothreads > 0;
+	unsigned first = qmp_send(vm->qmp, "query-cpus-fast", NULL, &qmp_error);
+	unsigned second =
+	    first && ask_iothreads ? qmp_send(vm->qmp, "query-iothreads", NULL, &qmp_error) : 0;
+
+	if (!first || (ask_iothreads && !second) ||
+	    qmp_wait_reply(vm->qmp, first, LIMIT_REPLY_MS, &cpus, &qmp_error) < 0 ||
+	    (ask_iothreads &&
+	     qmp_wait_reply(vm->qmp, second, LIMIT_REPLY_MS, &iothreads, &qmp_error) < 0))
+		return vm_qmp_failed(vm, &qmp_error, "while it was asked for its threads", err);
+	return threads_read(&vm->threads, vm->qemu.pid, vm->plan, cpus, iothreads, err);
+}
+
+void vm_report(const struct vm *vm)
 {
 	const char *serial = vm->state.serial;
 
-	if (vm->state.console)
-		fprintf(out, "ancla: its console is the %s %s\n",
+	for (size_t i = 0; i < vm->plan->n_warnings; i++)
+		log_say(LOG_WARNING, "plan", "%s", vm->plan->warnings[i]);
+	cleanup_free char *text =
+	    vm->qemu.foreign
+	        ? xasprintf("%s is taken over (QEMU %d)", vm->plan->name, vm->qemu.pid)
+	        : xasprintf("%s runs (QEMU %d): %zu threads, %zu checks, all as planned",
+	                    vm->plan->name, vm->qemu.pid, vm->threads.count, vm->checks.count);
+	log_say(LOG_NOTICE, "runs", "%s", text);
+	if (vm->state.console && vm->serial < 0)
+		log_say(LOG_NOTICE, "console", "its console is the %s %s",
 		        strcmp(serial, "pty") == 0 ? "terminal" : serial, vm->state.console);
+	notify("MAINPID=%d\nREADY=1\nSTATUS=%s", getpid(), text);
 }
 
 /* Pages that were reserved for the VM, and its cgroups, are given back under the ledger's lock; who
@@ -61,6 +109,16 @@ static void remove_directory(struct vm *vm)
 void vm_end(struct vm *vm)
 {
 	spawn_end(&vm->qemu);
+	/* Without its lock it may be another's by now. */
+	if (vm->dir.lock >= 0)
+		remove_directory(vm);
+	vm_leave(vm);
+}
+
+void vm_leave(struct vm *vm)
+{
+	if (vm->qemu.pidfd >= 0)
+		close(vm->qemu.pidfd);
 	guard_end(&vm->guard);
 	qmp_free(vm->qmp);
 	if (vm->serial >= 0)
@@ -69,7 +127,7 @@ void vm_end(struct vm *vm)
 		if (vm->fds[i] >= 0)
 			close(vm->fds[i]);
 	free(vm->fds);
-	remove_directory(vm);
+	vm_drop_events(vm);
 	vm_dir_close(&vm->dir);
 	vm_state_free(&vm->state);
 	threads_free(&vm->threads);

@@ -9,7 +9,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "../qmp/qmp.h"
 #include "ledger.h"
+#include "names.h"
 #include "quote.h"
 #include "util.h"
 
@@ -142,6 +144,14 @@ static const char *text_of(struct json_object *json, const char *key)
 	           : "";
 }
 
+/* As long as it says nothing else, a VM ends with its guest. */
+static enum life_action action_of(struct json_object *json, const char *key)
+{
+	int value = value_of(&names_action, text_of(json, key));
+
+	return value < 0 ? ACTION_DESTROY : (enum life_action)value;
+}
+
 static int64_t number_of(struct json_object *json, const char *key)
 {
 	struct json_object *value;
@@ -174,6 +184,9 @@ int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error 
 	state->qemu = pid_of(json, "qemu");
 	state->qemu_start = (uint64_t)number_of(json, "qemu-start");
 	state->started = number_of(json, "started");
+	state->actions.on_poweroff = action_of(json, "on-poweroff");
+	state->actions.on_reboot = action_of(json, "on-reboot");
+	state->actions.on_crash = action_of(json, "on-crash");
 	return 0;
 }
 
@@ -191,6 +204,9 @@ int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct
 	json_add_int(json, "qemu", state->qemu);
 	json_add_int(json, "qemu-start", (int64_t)state->qemu_start);
 	json_add_int(json, "started", state->started);
+	json_add_string(json, "on-poweroff", name_of(&names_action, state->actions.on_poweroff));
+	json_add_string(json, "on-reboot", name_of(&names_action, state->actions.on_reboot));
+	json_add_string(json, "on-crash", name_of(&names_action, state->actions.on_crash));
 	return write_json(vm, VM_STATE, json, err);
 }
 
@@ -216,6 +232,15 @@ int vm_listen(const struct vm_dir *vm, const char *name, struct error *err)
 		return error_set(err, EXIT_FAILED, "cannot listen on %s/%s: %s", vm->path, name,
 		                 strerror(errno));
 	return take_fd(&fd);
+}
+
+int vm_connect(const struct vm_dir *vm, const char *name, struct error *err)
+{
+	cleanup_free char *path = xasprintf("%s/%s", vm->path, name);
+	struct qmp_error qmp_error;
+	int fd = qmp_connect(path, &qmp_error);
+
+	return fd >= 0 ? fd : error_set(err, EXIT_FAILED, "%s", qmp_error.message);
 }
 
 char *vm_last_words(const struct vm_dir *vm)

@@ -36,6 +36,11 @@
 	ROW(LIMIT_PRESS_MS, 2000, "a guest that was asked to power down",                          \
 	    "it is asked again, as one that boots does not hear it")                               \
 	ROW(LIMIT_QUIT_MS, 5000, "QEMU's end after it was told to quit", "it is killed")           \
+	ROW(LIMIT_FIRMWARE_MS, 10000,                                                              \
+	    "the reset that a firmware makes of its own after a restart",                          \
+	    "the next one is the guest's")                                                         \
+	ROW(LIMIT_DUMP_MS, 60000, "QEMU to dump the guest's memory; 1 s more for each 10 MiB",     \
+	    "the dump is removed, QEMU quits")                                                     \
 	ROW(LIMIT_KILL_MS, 5000, "the end of a QEMU that was killed",                              \
 	    "the command fails, and says where to look")                                           \
 	ROW(LIMIT_UNLOCK_MS, 1000, "the lock of a QEMU that is dying", "the VM counts as alive")   \
@@ -55,6 +60,9 @@ enum { LIMIT_PRESSES = LIMIT_POWERDOWN_MS / LIMIT_PRESS_MS };
 /* How fast QEMU fills memory at the very least, for LIMIT_GREETING_MS: bytes a millisecond; and how
  * much of its own mlockall(2) fills at the most: code, stacks, heaps, translated code. */
 enum { SLOWEST_FILL = 100 * 1024, QEMU_LOCKS = 640 << 20 };
+
+/* And how fast it writes a dump, for LIMIT_DUMP_MS. */
+enum { SLOWEST_DUMP = 10 * 1024 };
 
 /* The rows, for the manual page. */
 struct limit {

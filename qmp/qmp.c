@@ -93,9 +93,10 @@ static struct json_object *request_new(const char *name, struct json_object *arg
 	return NULL;
 }
 
-/* Queues a command in any state; returns its id or 0. Consumes `arguments`. */
+/* Queues a command in any state, with a descriptor beside it unless that is -1; returns its id or
+ * 0. Consumes `arguments`. */
 static unsigned queue_command(struct qmp *qmp, const char *name, struct json_object *arguments,
-                              struct qmp_error *error)
+                              int fd, struct qmp_error *error)
 {
 	unsigned id = qmp->last_id + 1 ? qmp->last_id + 1 : 1;
 	struct json_object *request = request_new(name, arguments, id);
@@ -114,6 +115,10 @@ static unsigned queue_command(struct qmp *qmp, const char *name, struct json_obj
 		return 0;
 	}
 	json_object_put(request);
+	if (fd >= 0 && stream_flush_with(&qmp->stream, fd, error) < 0) {
+		free(command);
+		return 0;
+	}
 	strcpy(command->name, name);
 	command->id = qmp->last_id = id;
 	*qmp->tail = command;
@@ -145,7 +150,7 @@ static int handle_greeting(struct qmp *qmp, struct json_object *message)
 	if (!json_object_object_get_ex(message, "QMP", &greeting) ||
 	    !json_object_is_type(greeting, json_type_object))
 		return stream_unexpected(&qmp->stream, &qmp->fault, "its greeting");
-	if (!queue_command(qmp, "qmp_capabilities", NULL, &qmp->fault))
+	if (!queue_command(qmp, "qmp_capabilities", NULL, -1, &qmp->fault))
 		return -1;
 	qmp->state = QMP_NEGOTIATING;
 	return 0;
@@ -288,10 +293,22 @@ int qmp_process(struct qmp *qmp, struct qmp_error *error)
 unsigned qmp_send(struct qmp *qmp, const char *command, struct json_object *arguments,
                   struct qmp_error *error)
 {
+	return qmp_send_fd(qmp, command, arguments, -1, error);
+}
+
+unsigned qmp_send_fd(struct qmp *qmp, const char *command, struct json_object *arguments, int fd,
+                     struct qmp_error *error)
+{
 	enum qmp_error_kind kind = qmp->fault.kind;
 
-	if (qmp->state == QMP_READY)
-		return queue_command(qmp, command, arguments, error);
+	if (qmp->state == QMP_READY) {
+		if (fd < 0 || !stream_has_unsent(&qmp->stream))
+			return queue_command(qmp, command, arguments, fd, error);
+		json_object_put(arguments);
+		qmp_error_set(error, QMP_ERROR_SYSTEM,
+		              "cannot pass a descriptor to QEMU: its monitor is busy");
+		return 0;
+	}
 	json_object_put(arguments);
 	if (qmp->state != QMP_CLOSED)
 		qmp_error_set(error, QMP_ERROR_SYSTEM,

@@ -80,6 +80,11 @@ int qmp_call(struct qmp *qmp, const char *command, struct json_object *arguments
 unsigned qmp_send(struct qmp *qmp, const char *command, struct json_object *arguments,
                   struct qmp_error *error);
 
+/* The same, with a descriptor beside it (SCM_RIGHTS), as `getfd` and `add-fd` want it. It is
+ * borrowed for the call. Fails also while the socket does not take the whole command at once. */
+unsigned qmp_send_fd(struct qmp *qmp, const char *command, struct json_object *arguments, int fd,
+                     struct qmp_error *error);
+
 /* The reply to a command sent with qmp_send(): 1 and `reply` when it is there, 0 when it is not
  * yet, -1 and `error` when the command failed or the client is closed. */
 int qmp_take_reply(struct qmp *qmp, unsigned id, struct json_object **reply,

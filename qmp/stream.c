@@ -95,6 +95,35 @@ int stream_flush(struct stream *stream, struct qmp_error *error)
 	return 0;
 }
 
+int stream_flush_with(struct stream *stream, int fd, struct qmp_error *error)
+{
+	struct iovec text = { stream->unsent + stream->sent, stream->unsent_length - stream->sent };
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} beside = { 0 };
+	struct msghdr message = {
+		.msg_iov = &text,
+		.msg_iovlen = 1,
+		.msg_control = &beside,
+		.msg_controllen = sizeof(beside),
+	};
+	ssize_t sent;
+
+	beside.header.cmsg_level = SOL_SOCKET;
+	beside.header.cmsg_type = SCM_RIGHTS;
+	beside.header.cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(&beside.header), &fd, sizeof(fd));
+	do
+		sent = sendmsg(stream->fd, &message, MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+	stream->sent = stream->unsent_length = 0;
+	if (sent == (ssize_t)text.iov_len)
+		return 0;
+	return qmp_error_set(error, QMP_ERROR_SYSTEM, "cannot pass a descriptor to QEMU: %s",
+	                     sent < 0 ? strerror(errno) : "its monitor is busy");
+}
+
 /* One line: other bytes than printable ASCII, line ends too, become blanks. */
 static const char *excerpt(const struct stream *stream, char text[STREAM_EXCERPT + 4])
 {

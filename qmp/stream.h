@@ -37,6 +37,10 @@ void stream_release(struct stream *stream);
 int stream_queue(struct stream *stream, const char *line, size_t length);
 bool stream_has_unsent(const struct stream *stream);
 
+/* Writes all that is unsent at once, with a descriptor beside it; -1 if the socket does not take
+ * it: then nothing is unsent any more. */
+int stream_flush_with(struct stream *stream, int fd, struct qmp_error *error);
+
 /* Writes as much as the socket takes; -1 when it will take no more ever. The rest stays unsent,
  * also then. */
 int stream_flush(struct stream *stream, struct qmp_error *error);

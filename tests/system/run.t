@@ -137,7 +137,7 @@ subtest 'a guest that does not listen' => sub {
 	$stopped->signal('TERM');
 	ok $stopped->wait_for_output(qr/asked the guest/), 'that is stopped';
 	$stopped->signal('TERM');
-	ended $stopped->wait_exit(20), 1, qr/QEMU did not quit; killing it/, 'is killed';
+	ended $stopped->wait_exit(20), 1, qr/QEMU did not quit within 5 s; killing it/, 'is killed';
 	clean;
 };
 

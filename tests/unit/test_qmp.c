@@ -330,6 +330,58 @@ static void two_commands_may_be_answered_in_either_order(void **state)
 	}
 }
 
+/* Reads what has come with one descriptor beside it, which is returned. */
+static int take_descriptor(int socket, char *text, size_t room)
+{
+	struct iovec part = { text, room - 1 };
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} beside;
+	struct msghdr message = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &beside,
+		.msg_controllen = sizeof(beside),
+	};
+	ssize_t got = recvmsg(socket, &message, MSG_DONTWAIT);
+	int fd;
+
+	assert_true(got > 0);
+	text[got] = '\0';
+	assert_non_null(CMSG_FIRSTHDR(&message));
+	assert_int_equal(beside.header.cmsg_type, SCM_RIGHTS);
+	memcpy(&fd, CMSG_DATA(&beside.header), sizeof(fd));
+	return fd;
+}
+
+static void a_descriptor_goes_beside_its_command(void **state)
+{
+	struct fixture *f = *state;
+	struct qmp_error error;
+	struct json_object *name = json_object_new_object();
+	char text[256], word[8] = "";
+	int ends[2];
+
+	start_ready(f, NULL);
+	assert_int_equal(pipe(ends), 0);
+	json_object_object_add(name, "fdname", json_object_new_string("dump"));
+	assert_true(qmp_send_fd(f->qmp, "getfd", name, ends[1], &error) > 0);
+	close(ends[1]);
+	int fd = take_descriptor(f->peer.fd, text, sizeof(text));
+	assert_non_null(strstr(text, "\"getfd\""));
+	assert_int_equal(write(fd, "through", 7), 7);
+	assert_int_equal(read(ends[0], word, 7), 7);
+	assert_string_equal(word, "through");
+	/* Behind what the peer has not read it would be another command's. */
+	while (qmp_poll_events(f->qmp) == POLLIN)
+		assert_true(qmp_send(f->qmp, "many", NULL, &error) > 0);
+	assert_int_equal(qmp_send_fd(f->qmp, "getfd", NULL, fd, &error), 0);
+	assert_int_equal(error.kind, QMP_ERROR_SYSTEM);
+	close(fd);
+	close(ends[0]);
+}
+
 static void send_in_handler(void *data, const char *event, struct json_object *arguments)
 {
 	struct fixture *f = data;
@@ -900,6 +952,7 @@ int main(void)
 		TEST(an_error_without_id_belongs_to_the_only_command_under_way),
 		TEST(an_error_while_negotiating_is_that_of_qmp_capabilities),
 		TEST(two_commands_may_be_answered_in_either_order),
+		TEST(a_descriptor_goes_beside_its_command),
 		TEST(a_handler_may_send_a_command),
 		TEST(arguments_are_consumed_also_on_failure),
 		TEST(closing_before_the_greeting_is_told),

@@ -55,7 +55,7 @@ static struct qemu hold(const struct setting *s)
 	struct qemu qemu = QEMU_INIT;
 	cleanup_error struct error err = ERROR_INIT;
 
-	if (spawn_qemu(&s->line, s->plan, s->fds, s->log, s->nodes, &qemu, &err) < 0)
+	if (spawn_qemu(&s->line, s->plan, s->fds, s->log, s->nodes, false, &qemu, &err) < 0)
 		fail_msg("%s", err.message);
 	return qemu;
 }

@@ -103,9 +103,9 @@ static void the_least_spec_has_the_defaults_of_the_design(void **state)
 	assert_int_equal(spec->isolation, ISOLATION_NONE);
 	assert_int_equal(spec->serial.type, SERIAL_NONE);
 	assert_null(spec->boot.kernel);
-	assert_int_equal(spec->on_poweroff, ACTION_DESTROY);
-	assert_int_equal(spec->on_reboot, ACTION_RESTART);
-	assert_int_equal(spec->on_crash, ACTION_DESTROY);
+	assert_int_equal(spec->actions.on_poweroff, ACTION_DESTROY);
+	assert_int_equal(spec->actions.on_reboot, ACTION_RESTART);
+	assert_int_equal(spec->actions.on_crash, ACTION_DESTROY);
 	assert_int_equal(spec->strictness.hugepages, STRICTNESS_REQUIRE);
 	assert_string_equal(spec->qemu.binary, "qemu-system-x86_64");
 	assert_int_equal(spec->qemu.machine, MACHINE_Q35);
@@ -326,7 +326,7 @@ static void independent_errors_are_told_beside_a_wrong_value(void **state)
 {
 	(void)state;
 	assert_places("\"vcpus\": 4, \"cpu\": { \"mode\": 1, \"topology\": { \"cores\": 3 } },"
-	              "\"on-crash\": \"dump\", \"cputune\": { \"quota\": \"x\" }",
+	              "\"on-crash\": \"dmp\", \"cputune\": { \"quota\": \"x\" }",
 	              "1 /cpu/mode\n1 /cpu/topology\n1 /on-crash\n1 /cputune/quota\n");
 }
 
@@ -335,13 +335,9 @@ static void what_is_not_yet_there_may_say_its_default(void **state)
 	cleanup_spec struct spec *spec = parse(
 	    "\"isolation\": \"none\", \"die-with-supervisor\": false, \"qemu\": { \"args\": [] },"
 	    "\"memory-backing\": { \"hugepages\": { \"size\": \"2MiB\", \"reserve\":"
-	    "\"existing\" } }, \"on-poweroff\": \"preserve\", \"on-reboot\": \"destroy\","
-	    "\"on-crash\": \"preserve\", \"placement\": { \"smt\": \"isolate\" }");
+	    "\"existing\" } }, \"placement\": { \"smt\": \"isolate\" }");
 
 	(void)state;
-	assert_int_equal(spec->on_poweroff, ACTION_PRESERVE);
-	assert_int_equal(spec->on_reboot, ACTION_DESTROY);
-	assert_int_equal(spec->on_crash, ACTION_PRESERVE);
 	assert_int_equal(spec->placement.smt, SMT_ISOLATE);
 }
 
