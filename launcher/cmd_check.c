@@ -45,7 +45,7 @@ const struct command cmd_check = {
 	.arguments = "SPEC",
 	.min_args = 1,
 	.max_args = 1,
-	.summary = "validate a spec: say nothing, or every error with its place",
+	.summary = "Validate a spec: say nothing, or every error with its place",
 	.details =
 	    "Errors go to standard error as FILE:LINE: POINTER: MESSAGE, where POINTER is a\n"
 	    "JSON pointer to the value; the exit code is then 3. Nothing is asked of the\n"

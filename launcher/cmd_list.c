@@ -93,6 +93,17 @@ static void show(struct listed *vm, struct json_object *list, bool json)
 	free(vm->cpus);
 }
 
+/* Takes the names. */
+static int print_names(char **names, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		puts(names[i]);
+		free(names[i]);
+	}
+	free(names);
+	return command_flush();
+}
+
 static int run(const struct invocation *call)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
@@ -108,6 +119,8 @@ static int run(const struct invocation *call)
 	    ledger_sweep(&ledger, &names, &count, &err) < 0)
 		return command_fail(&err);
 	ledger_close(&ledger);
+	if (invocation_option(call, "names"))
+		return print_names(names, count);
 	user_vms_read(&users, &n_users);
 	if (!json && count + n_users)
 		printf("%-24s %-10s %8s %6s  %-16s %s\n", "NAME", "STATE", "QEMU", "VCPUS", "CPUS",
@@ -126,7 +139,11 @@ static int run(const struct invocation *call)
 	return json ? command_print_json(take_pointer(&list)) : command_flush();
 }
 
-static const struct command_option options[] = { OPTION_JSON, { 0 } };
+static const struct command_option options[] = {
+	OPTION_JSON,
+	{ "names", NULL, "print the names only, without asking the VMs" },
+	{ 0 },
+};
 
 const struct command cmd_list = {
 	.name = "list",

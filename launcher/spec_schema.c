@@ -314,26 +314,49 @@ static void print_default(FILE *out, const struct field *field)
 		fprintf(out, *field->fallback ? "`%s`" : "none", field->fallback);
 }
 
-static void print_rows(FILE *out, const struct field_table *table, const char *prefix)
+static char *text_of(void (*print)(FILE *out, const struct field *field), const struct field *field)
+{
+	char *text = NULL;
+	size_t size = 0;
+	FILE *out = open_memstream(&text, &size);
+
+	if (!out)
+		return xstrdup("");
+	print(out, field);
+	fclose(out);
+	return text;
+}
+
+static void each_row(const struct field_table *table, const char *prefix, field_text_fn *fn,
+                     void *data)
 {
 	for (size_t i = 0; i < table->n_rows; i++) {
 		const struct field *row = &table->rows[i];
 		const struct field_table *below = row->type == FIELD_PAGES ? &pages_table
 		                                  : row->type == FIELD_MAP ? NULL
 		                                                           : row->table;
-		cleanup_free char *help = describe(row, "`");
 		cleanup_free char *path =
 		    xasprintf("%s%s%s", prefix, row->name, row->type == FIELD_LIST ? "[]" : "");
 		cleanup_free char *deeper = xasprintf("%s.", path);
+		cleanup_free char *type = text_of(print_type, row);
+		cleanup_free char *fallback = text_of(print_default, row);
+		cleanup_free char *help = describe(row, "`");
 
-		fprintf(out, "| `%s` | ", path);
-		print_type(out, row);
-		fputs(" | ", out);
-		print_default(out, row);
-		fprintf(out, " | %s |\n", help);
+		fn(&(struct field_text){ path, type, fallback, help }, data);
 		if (below)
-			print_rows(out, below, deeper);
+			each_row(below, deeper, fn, data);
 	}
+}
+
+void spec_each_field(field_text_fn *fn, void *data)
+{
+	each_row(&spec_table, "", fn, data);
+}
+
+static void print_markdown(const struct field_text *field, void *data)
+{
+	fprintf(data, "| `%s` | %s | %s | %s |\n", field->path, field->type, field->fallback,
+	        field->help);
 }
 
 char *spec_field_table(void)
@@ -345,7 +368,7 @@ char *spec_field_table(void)
 	if (!out)
 		return xstrdup("");
 	fputs("| field | type | default | meaning |\n|---|---|---|---|\n", out);
-	print_rows(out, &spec_table, "");
+	spec_each_field(print_markdown, out);
 	fclose(out);
 	return text;
 }

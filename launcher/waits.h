@@ -36,7 +36,7 @@
 	ROW(LIMIT_PRESS_MS, 2000, "a guest that was asked to power down",                          \
 	    "it is asked again, as one that boots does not hear it")                               \
 	ROW(LIMIT_QUIT_MS, 5000, "QEMU's end after it was told to quit", "it is killed")           \
-	ROW(LIMIT_FIRMWARE_MS, 10000,                                                              \
+	ROW(LIMIT_FIRMWARE_MS, 30000,                                                              \
 	    "the reset that a firmware makes of its own after a restart",                          \
 	    "the next one is the guest's")                                                         \
 	ROW(LIMIT_DUMP_MS, 60000, "QEMU to dump the guest's memory; 1 s more for each 10 MiB",     \

@@ -31,7 +31,7 @@ subtest 'restart' => sub {
 	boots_again $vm, 3, 'and again';
 	is_deeply [ map { $_->{tid} } grep { (role_of($_))[0] eq 'vcpu' } tasks(qemu_of('again')) ], \@before, 'with the same threads';
 	ended run_ancla('verify', 'again'), 0, qr/^ok      vCPU 0/m, 'as planned';
-	ended run_ancla('stop', 'again'), 0, qr/^$/, 'one that was asked to is not';
+	ended run_ancla('stop', '--timeout', 120, 'again', { timeout => 150 }), 0, qr/^$/, 'one that was asked to is not';
 	ended $vm->wait_exit, 0, qr/^ancla: the guest powered off$/m, 'and `run` ends well';
 
 	$vm = run_linux(linux('mended', 'ancla.do=shell', { 'on-crash' => 'restart', 'on-reboot' => 'destroy' }), { stdin => undef }) or return;
