@@ -135,7 +135,7 @@ static void warn(struct plan *plan)
 	place_warn(plan);
 	while (plan->n_warnings > before) {
 		char *warning = plan->warnings[--plan->n_warnings];
-		fprintf(stderr, "ancla: warning: %s\n", warning);
+		command_warn(warning);
 		free(warning);
 	}
 }

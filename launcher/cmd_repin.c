@@ -60,6 +60,8 @@ static int run(const struct invocation *call)
 	    apply_plan(NULL, client.plan, &client.threads, &moves, &err) < 0)
 		return command_fail(&err);
 	vm_client_disconnect(&client);
+	cleanup_free char *unknown = threads_unknown(&client.threads);
+	command_warn(unknown);
 	if (invocation_option(call, "json"))
 		return command_print_json(moves_json(client.plan, &moves));
 	print_moves(client.plan, &moves);

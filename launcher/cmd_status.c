@@ -209,6 +209,8 @@ static int run(const struct invocation *call)
 	    vm_client_connect(&client, &err) < 0 || vm_client_query(&client, &err) < 0)
 		return command_fail(&err);
 	vm_client_disconnect(&client);
+	cleanup_free char *unknown = threads_unknown(&client.threads);
+	command_warn(unknown);
 	if (invocation_option(call, "json"))
 		return command_print_json(status_json(&client));
 	print_status(&client);

@@ -38,6 +38,12 @@ int command_fail(const struct error *err)
 	return (int)err->code;
 }
 
+void command_warn(const char *text)
+{
+	if (text)
+		fprintf(stderr, "ancla: warning: %s\n", text);
+}
+
 int command_flush(void)
 {
 	if (fflush(stdout) == 0 && !ferror(stdout))

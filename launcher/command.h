@@ -48,6 +48,9 @@ int command_main(const struct command *const table[], int argc, char **argv);
 /* Prints "ancla: MESSAGE" on standard error and returns the error's exit code. */
 int command_fail(const struct error *err);
 
+/* Prints "ancla: warning: TEXT" on standard error; NULL: nothing. */
+void command_warn(const char *text);
+
 /* Prints JSON on standard output, indented, with a newline; takes the object. Returns EXIT_DONE,
  * or EXIT_FAILED with a message if standard output cannot be written. */
 int command_print_json(struct json_object *json);

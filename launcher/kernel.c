@@ -166,6 +166,14 @@ bool kernel_is_dying(pid_t pid)
 	       (flags && strtoul(flags, NULL, 10) & exiting);
 }
 
+bool kernel_is_stopped(pid_t pid)
+{
+	char text[1024];
+	const char *state = read_stat(pid, text, sizeof(text));
+
+	return state && (*state == 'T' || *state == 't');
+}
+
 int kernel_pidfd(pid_t pid, uint64_t start_time)
 {
 	/* 0 is what kernel_start_time() says of a process that is gone. */

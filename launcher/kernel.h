@@ -40,6 +40,9 @@ uint64_t kernel_start_time(pid_t pid);
  * its program, though it may still hold files. */
 bool kernel_is_dying(pid_t pid);
 
+/* Whether it was stopped by a signal (SIGSTOP), or by a debugger. */
+bool kernel_is_stopped(pid_t pid);
+
 /* Opens a pidfd on the process with that pid and start time; -1 if it is gone or another. */
 int kernel_pidfd(pid_t pid, uint64_t start_time);
 

@@ -198,6 +198,9 @@ static int verify_late(struct vm *vm, struct error *err)
 		return -1;
 	if (pin_threads(vm->plan, &vm->threads, err) < 0)
 		return -1;
+	cleanup_free char *unknown = threads_unknown(&vm->threads);
+	if (unknown)
+		plan_warn(vm->plan, "%s", unknown);
 	verify_threads(vm->plan, &vm->threads, &late);
 	verify_cgroup(vm->plan, &vm->threads, &late);
 	return verify_verdict(&late, err);
@@ -272,7 +275,8 @@ static int run_stages(struct launching *l, struct error *err)
 		error_clear(err);
 	}
 	/* From here on QEMU may outlive us. */
-	if (write_state(vm, "running", err) < 0)
+	if (vm_write_threads(&vm->dir, &vm->threads, err) < 0 ||
+	    write_state(vm, "running", err) < 0)
 		return -1;
 	if (!vm->spec->die_with_supervisor)
 		guard_release(&vm->guard);

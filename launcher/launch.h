@@ -45,6 +45,7 @@ struct vm {
 	/* What QEMU told and nobody has looked at yet: see life.h. */
 	struct vm_event *events;
 	size_t n_events;
+	bool threads_changed; /* vCPUs came or went: see adopt.h */
 };
 
 struct launch_options {

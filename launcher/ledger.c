@@ -173,6 +173,7 @@ void vm_dir_remove(struct vm_dir *vm)
 		VM_STATE ".new",  VM_COMMANDS ".lock",
 		VM_RESERVED,      VM_RESERVED ".new",
 		VM_CGROUP ".new",
+		VM_THREADS,       VM_THREADS ".new",
 	};
 	bool gone = vm->dirfd >= 0 && remove_cgroups(vm);
 

@@ -18,6 +18,7 @@
 #include "claims.h"
 #include "error.h"
 #include "plan.h"
+#include "threads.h"
 
 struct ledger {
 	char *path; /* of the runtime directory */
@@ -55,6 +56,7 @@ struct vm_state {
 #define VM_STATE "state.json"
 #define VM_RESERVED "reserved.json" /* see reserve.h */
 #define VM_CGROUP "cgroup.json"     /* only of a VM that has cgroups */
+#define VM_THREADS "threads.json"
 
 /* Opens and locks. With `create` the directory is made if it is missing; without, its absence means
  * that there are no VMs. Refused (EXIT_FAILED) if it is owned by another, a link, or writable by
@@ -108,6 +110,12 @@ bool vm_has_cgroup(const struct vm_dir *vm);
 /* The VM's cgroups; NULL, without an error, if it has none. The caller frees them. */
 int vm_read_cgroup(const struct vm_dir *vm, struct cgroup **cgroup, struct error *err);
 int vm_write_cgroup(const struct vm_dir *vm, const struct cgroup *cgroup, struct error *err);
+
+/* The threads as they were last known, for when QEMU does not answer. What is read of vCPUs and
+ * iothreads is within the plan's bounds. */
+int vm_write_threads(const struct vm_dir *vm, const struct threads *threads, struct error *err);
+int vm_read_threads(const struct vm_dir *vm, const struct plan *plan, struct threads *threads,
+                    struct error *err);
 void vm_state_free(struct vm_state *state);
 #define cleanup_vm_state __attribute__((cleanup(vm_state_free)))
 

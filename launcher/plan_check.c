@@ -68,10 +68,11 @@ static int check_memory(const struct plan *plan, struct error *err)
 {
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
+		struct plan_memory policy = plan_memory_of_policy(memory);
 		const char *wrong = !is_in_order(plan, i)              ? "is not of its guest node"
 		                    : memory->pages == PAGES_UNSET     ? "is of no kind of pages"
 		                    : memory->size % memory->page_size ? "is not whole pages"
-		                    : !memory->host_nodes != !memory->policy
+		                    : !policy.host_nodes != !policy.policy
 		                        ? "has only one of nodes and policy"
 		                    : memory->host_nodes && hwloc_bitmap_iszero(memory->host_nodes)
 		                        ? "is on no host node"

@@ -22,7 +22,7 @@ static const struct thread *by_tid(const struct threads *threads, pid_t tid)
 	return NULL;
 }
 
-static void add(struct threads *threads, enum thread_role role, int index, pid_t tid)
+void threads_add(struct threads *threads, enum thread_role role, int index, pid_t tid)
 {
 	struct thread *thread = array_append(&threads->list, &threads->count);
 
@@ -40,19 +40,33 @@ static int64_t member(struct json_object *item, const char *key)
 	return json_object_object_get_ex(item, key, &value) ? json_object_get_int64(value) : -1;
 }
 
-static int add_vcpus(struct threads *threads, const struct plan *plan, struct json_object *cpus,
-                     struct error *err)
+static pid_t tid_of_vcpu(struct json_object *cpus, size_t vcpu)
 {
 	size_t count =
 	    json_object_is_type(cpus, json_type_array) ? json_object_array_length(cpus) : 0;
 
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *item = json_object_array_get_idx(cpus, i);
+		if (member(item, "cpu-index") == (int64_t)vcpu)
+			return (pid_t)member(item, "thread-id");
+	}
+	return 0;
+}
+
+int threads_count_vcpus(struct json_object *cpus)
+{
+	int count = 1;
+
+	while (tid_of_vcpu(cpus, (size_t)count) > 0)
+		count++;
+	return count;
+}
+
+static int add_vcpus(struct threads *threads, const struct plan *plan, struct json_object *cpus,
+                     struct error *err)
+{
 	for (size_t vcpu = 0; vcpu < plan->n_vcpus; vcpu++) {
-		pid_t tid = 0;
-		for (size_t i = 0; i < count; i++) {
-			struct json_object *item = json_object_array_get_idx(cpus, i);
-			if (member(item, "cpu-index") == (int64_t)vcpu)
-				tid = (pid_t)member(item, "thread-id");
-		}
+		pid_t tid = tid_of_vcpu(cpus, vcpu);
 		if (tid <= 0 && vcpu >= (size_t)plan->vcpus_online)
 			continue;
 		if (tid <= 0)
@@ -66,7 +80,7 @@ static int add_vcpus(struct threads *threads, const struct plan *plan, struct js
 			    "TCG, whose vCPUs cannot be pinned one by one; use thread=multi, "
 			    "without icount",
 			    vcpu, other ? "another vCPU" : "its main loop", tid);
-		add(threads, THREAD_VCPU, (int)vcpu, tid);
+		threads_add(threads, THREAD_VCPU, (int)vcpu, tid);
 	}
 	return 0;
 }
@@ -90,7 +104,7 @@ static int add_iothreads(struct threads *threads, const struct plan *plan,
 		if (tid <= 0)
 			return error_set(err, EXIT_FAILED, "QEMU names no thread for iothread %s",
 			                 plan->iothreads[index].id);
-		add(threads, THREAD_IOTHREAD, (int)index, tid);
+		threads_add(threads, THREAD_IOTHREAD, (int)index, tid);
 	}
 	return 0;
 }
@@ -120,11 +134,78 @@ static int check_own(const struct threads *threads, const pid_t *tids, size_t co
 	return 0;
 }
 
+/* What is known to run in a QEMU beside vCPUs and iothreads, by the beginnings of the names: QEMU's
+ * own (softmmu, util, io, migration, ui, backends), its libraries', and the kernel's (KVM, vhost).
+ */
+static const struct {
+	const char *name;
+	enum thread_role role;
+} kinds[] = {
+	{ "worker", THREAD_WORKER },   /* QEMU's thread pool */
+	{ "iou-wrk-", THREAD_WORKER }, /* the kernel's, for io_uring */
+	{ "vhost-", THREAD_VHOST },    /* Linux 6.4 on: a thread of QEMU */
+	{ "qemu-", THREAD_EMULATOR },  /* and all that have no name of their own */
+	{ "call_rcu", THREAD_EMULATOR },
+	{ "rcu", THREAD_EMULATOR },
+	{ "IO ", THREAD_EMULATOR },  /* the monitor's, and iothreads that others made */
+	{ "CPU ", THREAD_EMULATOR }, /* a vCPU that is just being made */
+	{ "TC ", THREAD_EMULATOR },  /* thread-context */
+	{ "touch_pages", THREAD_EMULATOR },
+	{ "io-task-worker", THREAD_EMULATOR },
+	{ "vnc_worker", THREAD_EMULATOR },
+	{ "SPICE", THREAD_EMULATOR },
+	{ "gmain", THREAD_EMULATOR },
+	{ "gdbus", THREAD_EMULATOR },
+	{ "pool-", THREAD_EMULATOR },
+	{ "dump_thread", THREAD_EMULATOR },
+	{ "live_migration", THREAD_EMULATOR },
+	{ "migration", THREAD_EMULATOR },
+	{ "mig/", THREAD_EMULATOR },
+	{ "multifd", THREAD_EMULATOR },
+	{ "return path", THREAD_EMULATOR },
+	{ "postcopy", THREAD_EMULATOR },
+	{ "bg_snapshot", THREAD_EMULATOR },
+	{ "kvm-nx-lpage", THREAD_EMULATOR },
+};
+
+static void classify(struct thread *thread, const char *main_comm)
+{
+	thread->unknown = strcmp(thread->comm, main_comm) != 0 && *thread->comm;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (strncmp(thread->comm, kinds[i].name, strlen(kinds[i].name)) == 0) {
+			thread->role = kinds[i].role;
+			thread->unknown = false;
+			return;
+		}
+}
+
+char *threads_unknown(const struct threads *threads)
+{
+	char *text = NULL;
+
+	for (size_t i = 0; i < threads->count; i++) {
+		const struct thread *thread = &threads->list[i];
+		cleanup_free char *before = text;
+		if (!thread->unknown) {
+			before = NULL;
+			continue;
+		}
+		text = xasprintf("%s%s%d (%s)",
+		                 before ? before
+		                        : "QEMU has threads of an unknown kind, which run where "
+		                          "the emulator does: ",
+		                 before ? ", " : "", thread->tid, thread->comm);
+	}
+	return text;
+}
+
 static int add_emulator(struct threads *threads, struct error *err)
 {
 	cleanup_free pid_t *tids = NULL;
+	char main_comm[64];
 	size_t count;
 
+	kernel_comm(threads->pid, threads->pid, main_comm);
 	if (kernel_tasks(threads->pid, &tids, &count) < 0)
 		return error_set(err, EXIT_FAILED, "QEMU's threads are gone: %s", strerror(errno));
 	if (check_own(threads, tids, count, err) < 0)
@@ -132,12 +213,8 @@ static int add_emulator(struct threads *threads, struct error *err)
 	for (size_t i = 0; i < count; i++) {
 		if (by_tid(threads, tids[i]))
 			continue;
-		add(threads, THREAD_EMULATOR, -1, tids[i]);
-		struct thread *thread = &threads->list[threads->count - 1];
-		/* QEMU's thread pool, and the kernel's for io_uring. */
-		if (strcmp(thread->comm, "worker") == 0 ||
-		    strncmp(thread->comm, "iou-wrk-", strlen("iou-wrk-")) == 0)
-			thread->role = THREAD_WORKER;
+		threads_add(threads, THREAD_EMULATOR, -1, tids[i]);
+		classify(&threads->list[threads->count - 1], main_comm);
 	}
 	return 0;
 }
@@ -159,12 +236,21 @@ static void add_kernel_threads(struct threads *threads)
 			continue;
 		kernel_comm(pid, pid, comm);
 		if (strcmp(comm, vhost) == 0 && !by_tid(threads, pid))
-			add(threads, THREAD_VHOST, -1, pid);
+			threads_add(threads, THREAD_VHOST, -1, pid);
 		else if (strcmp(comm, pit) == 0 && !by_tid(threads, pid))
-			add(threads, THREAD_KVM_PIT, -1, pid);
+			threads_add(threads, THREAD_KVM_PIT, -1, pid);
 	}
 	if (dir)
 		closedir(dir);
+}
+
+int threads_complete(struct threads *threads, const struct plan *plan, struct error *err)
+{
+	if (add_emulator(threads, err) < 0)
+		return -1;
+	if (plan->kernel_threads)
+		add_kernel_threads(threads);
+	return 0;
 }
 
 int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,
@@ -173,11 +259,9 @@ int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,
 	threads_free(threads);
 	threads->pid = pid;
 	if (add_vcpus(threads, plan, cpus, err) < 0 ||
-	    add_iothreads(threads, plan, iothreads, err) < 0 || add_emulator(threads, err) < 0)
+	    add_iothreads(threads, plan, iothreads, err) < 0)
 		return -1;
-	if (plan->kernel_threads)
-		add_kernel_threads(threads);
-	return 0;
+	return threads_complete(threads, plan, err);
 }
 
 int threads_refresh(struct threads *threads, struct error *err)

@@ -27,6 +27,7 @@ struct thread {
 	int index; /* of the vCPU or iothread in the plan; -1 else */
 	pid_t tid;
 	char comm[64];
+	bool unknown; /* an emulator thread of a kind that nobody has thought of */
 };
 
 struct threads {
@@ -42,6 +43,18 @@ struct threads {
  * by one; and a thread that is not the process's. */
 int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,
                  struct json_object *cpus, struct json_object *iothreads, struct error *err);
+
+/* The same in steps, for vCPUs and iothreads that are known by other means: `pid` is set by the
+ * caller, then each is added, then the rest is found. */
+void threads_add(struct threads *threads, enum thread_role role, int index, pid_t tid);
+int threads_complete(struct threads *threads, const struct plan *plan, struct error *err);
+
+/* How many vCPUs there are by the reply to query-cpus-fast, counted from 0 to the first that is not
+ * there; at least 1. */
+int threads_count_vcpus(struct json_object *cpus);
+
+/* A sentence on the threads of unknown kind, NULL if there are none; the caller frees. */
+char *threads_unknown(const struct threads *threads);
 
 /* Looks again: adds the emulator threads that were born since, drops those that ended. */
 int threads_refresh(struct threads *threads, struct error *err);

@@ -63,6 +63,33 @@ static void verify_thread(const struct plan *plan, const struct thread *thread,
 	           sched_format(sched), thread_may_run_as(thread, plan, sched));
 }
 
+void verify_add(struct checks *checks, const char *what, const char *expected, const char *actual)
+{
+	checks_add(checks, xstrdup(what), xstrdup(expected), xstrdup(actual), false);
+}
+
+static bool has_thread(const struct threads *threads, enum thread_role role, int index)
+{
+	for (size_t i = 0; i < threads->count; i++)
+		if (threads->list[i].role == role && threads->list[i].index == index)
+			return true;
+	return false;
+}
+
+void verify_presence(const struct plan *plan, const struct threads *threads, struct checks *checks)
+{
+	for (int i = 0; i < plan->vcpus_online; i++) {
+		cleanup_free char *what = xasprintf("vCPU %d: thread", i);
+		if (!has_thread(threads, THREAD_VCPU, i))
+			verify_add(checks, what, "one", "none");
+	}
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		cleanup_free char *what = xasprintf("iothread %s: thread", plan->iothreads[i].id);
+		if (!has_thread(threads, THREAD_IOTHREAD, (int)i))
+			verify_add(checks, what, "one", "none");
+	}
+}
+
 void verify_threads(const struct plan *plan, const struct threads *threads, struct checks *checks)
 {
 	for (size_t i = 0; i < threads->count; i++)

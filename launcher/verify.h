@@ -27,6 +27,12 @@ struct checks {
 void checks_free(struct checks *checks);
 #define cleanup_checks __attribute__((cleanup(checks_free)))
 
+/* Adds a check that failed. The strings are copied. */
+void verify_add(struct checks *checks, const char *what, const char *expected, const char *actual);
+
+/* Adds a failed check for each vCPU and iothread of the plan that has no thread in the list. */
+void verify_presence(const struct plan *plan, const struct threads *threads, struct checks *checks);
+
 /* Affinity, scheduler and priority of every thread of the list. */
 void verify_threads(const struct plan *plan, const struct threads *threads, struct checks *checks);
 

@@ -91,25 +91,36 @@ int vm_client_connect(struct vm_client *client, struct error *err)
 		    "VM \"%s\" is being started (by process %d): it can be asked once it "
 		    "runs; `ancla stop %s` ends the start",
 		    client->dir.name, client->state.launcher, client->dir.name);
+	if (kernel_is_stopped(client->state.qemu))
+		return error_set(err, EXIT_FAILED,
+		                 "QEMU of \"%s\" (%d) is stopped by a signal and cannot answer; "
+		                 "`kill -CONT %d` lets it go on",
+		                 client->dir.name, client->state.qemu, client->state.qemu);
 	if (take_monitor(client, err) < 0 || read_plan_again(client, err) < 0)
 		return -1;
 	fd = qmp_connect(path, &qmp_error);
 	if (fd < 0)
 		return qmp_failed(client, &qmp_error, err);
-	client->qmp = qmp_new(fd, NULL, NULL);
+	client->qmp = qmp_new(fd, client->on_event, client->event_data);
 	if (qmp_wait_ready(client->qmp, limit(client, LIMIT_REPLY_MS), &qmp_error) < 0)
+		return qmp_failed(client, &qmp_error, err);
+	return 0;
+}
+
+int vm_client_call(struct vm_client *client, const char *command, struct json_object *arguments,
+                   struct json_object **reply, struct error *err)
+{
+	struct qmp_error qmp_error;
+
+	if (qmp_call(client->qmp, command, arguments, limit(client, LIMIT_REPLY_MS), reply,
+	             &qmp_error) < 0)
 		return qmp_failed(client, &qmp_error, err);
 	return 0;
 }
 
 int vm_client_command(struct vm_client *client, const char *command, struct error *err)
 {
-	struct qmp_error qmp_error;
-
-	if (qmp_call(client->qmp, command, NULL, limit(client, LIMIT_REPLY_MS), NULL, &qmp_error) <
-	    0)
-		return qmp_failed(client, &qmp_error, err);
-	return 0;
+	return vm_client_call(client, command, NULL, NULL, err);
 }
 
 int vm_client_query(struct vm_client *client, struct error *err)
@@ -136,6 +147,8 @@ int vm_client_query(struct vm_client *client, struct error *err)
 		snprintf(client->run_state, sizeof(client->run_state), "%s",
 		         said ? json_object_get_string(status) : "unknown");
 		blank_unprintable(client->run_state, strlen(client->run_state));
+		/* vCPUs come and go by other means, too. */
+		client->plan->vcpus_online = threads_count_vcpus(replies[1]);
 		result = threads_read(&client->threads, client->state.qemu, client->plan,
 		                      replies[1], replies[2], err);
 	}

@@ -16,6 +16,8 @@ struct vm_client {
 	int lock;  /* of the monitor, which serves one client; -1 while not connected */
 	struct qmp *qmp;
 	struct threads threads;
+	qmp_event_fn *on_event; /* of the monitor, with event_data; may be NULL */
+	void *event_data;
 	int patience_ms;    /* for each wait; 0: the usual limits */
 	char run_state[40]; /* "running", "paused", …, as query-status says; "" before it was asked
 	                     */
@@ -37,10 +39,14 @@ bool vm_client_is_starting(const struct vm_client *client);
  * EXIT_FAILED at once while it is being started. */
 int vm_client_connect(struct vm_client *client, struct error *err);
 
+/* One command. `arguments` (may be NULL) is consumed; the caller puts the reply, if it wants it. */
+int vm_client_call(struct vm_client *client, const char *command, struct json_object *arguments,
+                   struct json_object **reply, struct error *err);
+
 /* One command, its reply dropped. */
 int vm_client_command(struct vm_client *client, const char *command, struct error *err);
 
-/* Fills run_state and threads. */
+/* Fills run_state and threads, and says in plan->vcpus_online how many vCPUs there are now. */
 int vm_client_query(struct vm_client *client, struct error *err);
 
 void vm_client_disconnect(struct vm_client *client);

@@ -210,6 +210,53 @@ int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct
 	return write_json(vm, VM_STATE, json, err);
 }
 
+int vm_write_threads(const struct vm_dir *vm, const struct threads *threads, struct error *err)
+{
+	cleanup_json struct json_object *json = json_object_new_object();
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < threads->count; i++) {
+		struct json_object *item = json_object_new_object();
+		json_add_string(item, "role", thread_role_name(threads->list[i].role));
+		json_add_int(item, "index", threads->list[i].index);
+		json_add_int(item, "tid", threads->list[i].tid);
+		json_object_array_add(list, item);
+	}
+	json_object_object_add(json, "threads", list);
+	return write_json(vm, VM_THREADS, json, err);
+}
+
+static void take_thread(struct json_object *item, const struct plan *plan, struct threads *threads)
+{
+	int64_t index = number_of(item, "index"), tid = number_of(item, "tid");
+	const char *role = text_of(item, "role");
+
+	/* One that has ended since is nobody's any more. */
+	cleanup_free char *path = xasprintf("/proc/%d/task/%lld", threads->pid, (long long)tid);
+	if (tid <= 0 || access(path, F_OK) < 0)
+		return;
+	if (strcmp(role, "vcpu") == 0 && index >= 0 && index < (int64_t)plan->n_vcpus)
+		threads_add(threads, THREAD_VCPU, (int)index, (pid_t)tid);
+	else if (strcmp(role, "iothread") == 0 && index >= 0 && index < (int64_t)plan->n_iothreads)
+		threads_add(threads, THREAD_IOTHREAD, (int)index, (pid_t)tid);
+}
+
+int vm_read_threads(const struct vm_dir *vm, const struct plan *plan, struct threads *threads,
+                    struct error *err)
+{
+	cleanup_json struct json_object *json = read_json(vm, VM_THREADS, err);
+	struct json_object *list;
+
+	if (!json)
+		return -1;
+	if (!json_object_object_get_ex(json, "threads", &list) ||
+	    !json_object_is_type(list, json_type_array))
+		return error_set(err, EXIT_FAILED, "%s/%s has no threads", vm->path, VM_THREADS);
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		take_thread(json_object_array_get_idx(list, i), plan, threads);
+	return threads_complete(threads, plan, err);
+}
+
 void vm_state_free(struct vm_state *state)
 {
 	free(state->state);

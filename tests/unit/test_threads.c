@@ -1,0 +1,112 @@
+/* Promises of the list of threads, on threads of this very process with names as QEMU gives them.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "threads.h"
+#include "util.h"
+
+struct helper {
+	const char *name;
+	enum thread_role role;
+	bool unknown;
+	pid_t tid;
+	pthread_t thread;
+};
+
+static pthread_barrier_t named, done;
+
+static void *run_helper(void *data)
+{
+	struct helper *helper = data;
+
+	helper->tid = (pid_t)syscall(SYS_gettid);
+	pthread_setname_np(pthread_self(), helper->name);
+	pthread_barrier_wait(&named);
+	pthread_barrier_wait(&done);
+	return NULL;
+}
+
+static const struct thread *find(const struct threads *threads, pid_t tid)
+{
+	for (size_t i = 0; i < threads->count; i++)
+		if (threads->list[i].tid == tid)
+			return &threads->list[i];
+	return NULL;
+}
+
+static void threads_are_known_by_their_names(void **state)
+{
+	struct helper helpers[] = {
+		{ .name = "worker", .role = THREAD_WORKER },
+		{ .name = "iou-wrk-123", .role = THREAD_WORKER },
+		{ .name = "vhost-123", .role = THREAD_VHOST },
+		{ .name = "vnc_worker", .role = THREAD_EMULATOR },
+		{ .name = "IO mon_iothread", .role = THREAD_EMULATOR },
+		{ .name = "kvm-nx-lpage-re", .role = THREAD_EMULATOR },
+		{ .name = "of no kind", .role = THREAD_EMULATOR, .unknown = true },
+	};
+	cleanup_threads struct threads threads = { .pid = getpid() };
+	cleanup_error struct error err = ERROR_INIT;
+	const struct plan plan = { .n_vcpus = 0 };
+
+	(void)state;
+	pthread_barrier_init(&named, NULL, ARRAY_SIZE(helpers) + 1);
+	pthread_barrier_init(&done, NULL, ARRAY_SIZE(helpers) + 1);
+	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++)
+		assert_int_equal(pthread_create(&helpers[i].thread, NULL, run_helper, &helpers[i]),
+		                 0);
+	pthread_barrier_wait(&named);
+	int result = threads_complete(&threads, &plan, &err);
+	cleanup_free char *unknown = threads_unknown(&threads);
+	pthread_barrier_wait(&done);
+	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++)
+		pthread_join(helpers[i].thread, NULL);
+
+	assert_int_equal(result, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(helpers); i++) {
+		const struct thread *thread = find(&threads, helpers[i].tid);
+		assert_non_null(thread);
+		assert_int_equal(thread->role, helpers[i].role);
+		assert_int_equal(thread->unknown, helpers[i].unknown);
+	}
+	assert_non_null(unknown);
+	assert_non_null(strstr(unknown, "(of no kind)"));
+	assert_null(strstr(unknown, "), "));
+}
+
+static void vcpus_are_counted_up_to_the_first_gap(void **state)
+{
+	static const struct {
+		const char *reply;
+		int count;
+	} cases[] = {
+		{ "[{\"cpu-index\":0,\"thread-id\":10}]", 1 },
+		{ "[{\"cpu-index\":1,\"thread-id\":11},{\"cpu-index\":0,\"thread-id\":10}]", 2 },
+		{ "[{\"cpu-index\":0,\"thread-id\":10},{\"cpu-index\":2,\"thread-id\":12}]", 1 },
+		{ "{}", 1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		cleanup_json struct json_object *json = json_tokener_parse(cases[i].reply);
+		assert_int_equal(threads_count_vcpus(json), cases[i].count);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(threads_are_known_by_their_names),
+		cmocka_unit_test(vcpus_are_counted_up_to_the_first_gap),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
