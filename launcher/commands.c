@@ -2,9 +2,10 @@
 #include "command.h"
 
 extern const struct command cmd_check, cmd_host, cmd_plan, cmd_run, cmd_start, cmd_list, cmd_status,
-    cmd_verify, cmd_pin, cmd_repin, cmd_stop, cmd_resume, cmd_schema;
+    cmd_verify, cmd_pin, cmd_repin, cmd_vcpus, cmd_iothread, cmd_stop, cmd_resume, cmd_schema;
 
 const struct command *const commands[] = {
-	&cmd_check,  &cmd_host, &cmd_plan,  &cmd_run,  &cmd_start,  &cmd_list,   &cmd_status,
-	&cmd_verify, &cmd_pin,  &cmd_repin, &cmd_stop, &cmd_resume, &cmd_schema, NULL,
+	&cmd_check,  &cmd_host,   &cmd_plan,   &cmd_run,   &cmd_start, &cmd_list,
+	&cmd_status, &cmd_verify, &cmd_pin,    &cmd_repin, &cmd_vcpus, &cmd_iothread,
+	&cmd_stop,   &cmd_resume, &cmd_schema, NULL,
 };

@@ -166,14 +166,14 @@ void vm_dir_remove(struct vm_dir *vm)
 	 * nobody knows. The lock goes last, and only then: it is what says that the rest is a
 	 * VM's, to whoever looks next. */
 	static const char *const files[] = {
-		VM_COMMANDS,      VM_MONITOR,
-		VM_SERIAL,        VM_LOG,
-		VM_OWN_LOG,       VM_STATE,
-		VM_PLAN,          VM_PLAN ".new",
-		VM_STATE ".new",  VM_COMMANDS ".lock",
-		VM_RESERVED,      VM_RESERVED ".new",
-		VM_CGROUP ".new",
-		VM_THREADS,       VM_THREADS ".new",
+		VM_COMMANDS,       VM_MONITOR,
+		VM_SERIAL,         VM_LOG,
+		VM_OWN_LOG,        VM_STATE,
+		VM_PLAN,           VM_PLAN ".new",
+		VM_STATE ".new",   VM_COMMANDS ".lock",
+		VM_RESERVED,       VM_RESERVED ".new",
+		VM_CGROUP ".new",  VM_THREADS,
+		VM_THREADS ".new",
 	};
 	bool gone = vm->dirfd >= 0 && remove_cgroups(vm);
 

@@ -319,6 +319,12 @@ static void on_dump_completed(struct life *life, struct json_object *data)
 	quit(life);
 }
 
+static void on_threads(struct life *life, struct json_object *data)
+{
+	(void)data;
+	life->vm->threads_changed = true;
+}
+
 static const struct {
 	const char *event;
 	void (*act)(struct life *life, struct json_object *data);
@@ -333,6 +339,8 @@ static const struct {
 	{ "STOP", on_stop },
 	{ "RESUME", on_resume },
 	{ "DUMP_COMPLETED", on_dump_completed },
+	{ "ACPI_DEVICE_OST", on_threads },
+	{ "DEVICE_DELETED", on_threads },
 };
 
 /* ---- replies ---- */

@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "adopt.h"
 #include "console.h"
 #include "kernel.h"
 #include "life.h"
@@ -18,6 +19,9 @@
 
 enum { SIGNALS, QEMU, MONITOR, QEMU_LOG, CONSOLE, N_POLLS = CONSOLE + CONSOLE_POLLS };
 
+/* When another command is at the VM, it is looked again after this time. */
+#define ADOPT_AGAIN_MS 50
+
 struct supervision {
 	struct vm *vm;
 	struct life life;
@@ -26,6 +30,7 @@ struct supervision {
 	int stops;         /* wishes to stop so far */
 	int presses;       /* of the power button, after the first wish */
 	int64_t press_at;  /* the next one; 0: none */
+	int64_t adopt_at;  /* when threads are looked at again; 0: never */
 	int64_t ping_at;   /* when the service manager expects a sign of life; 0: never */
 	int log, log_told; /* QEMU's log, and an inotify(7) for it; -1: not watched */
 };
@@ -132,10 +137,31 @@ static void trim_log(struct supervision *s)
 	log_trim(s->log);
 }
 
+/* QEMU tells that the guest took a vCPU in, or let go of one; who asked for it, it does not tell.
+ */
+static void adopt(struct supervision *s)
+{
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_free char *said = NULL;
+	int result;
+
+	s->vm->threads_changed = false;
+	s->adopt_at = 0;
+	if (qmp_state(s->vm->qmp) != QMP_READY)
+		return;
+	result = adopt_threads(s->vm, &said, &err);
+	if (result > 0)
+		s->adopt_at = kernel_now_ms() + ADOPT_AGAIN_MS;
+	else if (result < 0)
+		life_say(LOG_WARNING, "threads", "%s", err.message);
+	else if (said)
+		life_say(LOG_NOTICE, "threads", "%s", said);
+}
+
 /* Milliseconds to the earliest of what is to be done at its time; -1: there is nothing. */
 static int timeout(const struct supervision *s)
 {
-	const int64_t times[] = { s->life.deadline, s->press_at, s->ping_at };
+	const int64_t times[] = { s->life.deadline, s->press_at, s->ping_at, s->adopt_at };
 	int64_t first = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(times); i++)
@@ -164,6 +190,8 @@ static void look_at_the_time(struct supervision *s)
 		ping(s);
 	if (s->life.deadline && now >= s->life.deadline)
 		life_timeout(&s->life);
+	if (s->adopt_at && now >= s->adopt_at)
+		adopt(s);
 	if (s->press_at && now >= s->press_at)
 		press_power_button(s);
 }
@@ -180,6 +208,8 @@ static void process(struct supervision *s, const struct pollfd polls[N_POLLS])
 	if (polls[MONITOR].revents)
 		qmp_process(s->vm->qmp, &qmp_error);
 	life_process(&s->life);
+	if (s->vm->threads_changed)
+		adopt(s);
 	if (polls[QEMU_LOG].revents)
 		trim_log(s);
 	if (s->has_console && console_process(&s->console, polls + CONSOLE, &interrupts, &err) < 0)

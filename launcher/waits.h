@@ -35,6 +35,8 @@
 	    "`ancla stop` makes QEMU quit; `--timeout` sets another limit")                        \
 	ROW(LIMIT_PRESS_MS, 2000, "a guest that was asked to power down",                          \
 	    "it is asked again, as one that boots does not hear it")                               \
+	ROW(LIMIT_UNPLUG_MS, 20000, "a guest that was asked to let go of a vCPU",                  \
+	    "the command fails; the guest may still do so")                                        \
 	ROW(LIMIT_QUIT_MS, 5000, "QEMU's end after it was told to quit", "it is killed")           \
 	ROW(LIMIT_FIRMWARE_MS, 30000,                                                              \
 	    "the reset that a firmware makes of its own after a restart",                          \

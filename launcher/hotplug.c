@@ -1,0 +1,325 @@
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpulist.h"
+#include "hotplug.h"
+#include "kernel.h"
+#include "util.h"
+#include "waits.h"
+
+/* The guest's answers to an eject request that are no refusal (ACPI 6.5, 6.3.5, _OST): done, and
+ * still at it. */
+enum { OST_SUCCESS = 0, OST_EJECT_IN_PROGRESS = 0x84 };
+enum { OST_SOURCE_EJECT = 3, OST_SOURCE_OSPM_EJECT = 0x103 };
+
+static const char *text_of(struct json_object *json, const char *key)
+{
+	struct json_object *value;
+
+	return json && json_object_object_get_ex(json, key, &value) ? json_object_get_string(value)
+	                                                            : NULL;
+}
+
+static int number_of(struct json_object *json, const char *key)
+{
+	struct json_object *value;
+
+	return json && json_object_object_get_ex(json, key, &value) ? json_object_get_int(value)
+	                                                            : 0;
+}
+
+/* ---- the main thread's CPUs, lent ---- */
+
+/* How the main thread was before. */
+struct lent {
+	pid_t tid; /* 0: it is as it was */
+	hwloc_bitmap_t cpus;
+	struct sched sched;
+};
+
+static void give_back(struct lent *lent)
+{
+	/* Where it cannot be given back, the look over all threads that follows finds it. */
+	if (lent->tid) {
+		kernel_set_sched(lent->tid, lent->sched);
+		kernel_set_affinity(lent->tid, lent->cpus);
+	}
+	hwloc_bitmap_free(lent->cpus);
+	*lent = (struct lent){ 0 };
+}
+
+static int lend(struct lent *lent, pid_t main, hwloc_const_bitmap_t cpus, struct sched sched,
+                struct error *err)
+{
+	cleanup_free char *list = cpulist_format(cpus);
+
+	lent->cpus = xbitmap();
+	if (kernel_get_affinity(main, lent->cpus) < 0 || kernel_get_sched(main, &lent->sched) < 0)
+		return error_set(err, EXIT_FAILED, "QEMU's main thread cannot be read: %s",
+		                 strerror(errno));
+	lent->tid = main;
+	if (kernel_set_affinity(main, cpus) == 0 && kernel_set_sched(main, sched) == 0)
+		return 0;
+	int reason = errno;
+	give_back(lent);
+	return error_set(err, EXIT_GRANT,
+	                 "the kernel refuses QEMU's main thread CPUs %s, scheduler %s, priority "
+	                 "%d, which the new thread is to inherit: %s%s",
+	                 list, scheduler_name(sched.scheduler), sched.priority, strerror(reason),
+	                 kernel_sched_advice(reason));
+}
+
+/* Runs a command that makes a thread, which is born with these CPUs and this scheduling. */
+static int call_lending(struct live *live, const char *command, struct json_object *arguments,
+                        hwloc_const_bitmap_t cpus, struct sched sched, struct error *err)
+{
+	__attribute__((cleanup(give_back))) struct lent lent = { 0 };
+
+	live_defer_signals();
+	if (lend(&lent, live->client.state.qemu, cpus, sched, err) < 0) {
+		json_object_put(arguments);
+		return -1;
+	}
+	return vm_client_call(&live->client, command, arguments, NULL, err);
+}
+
+/* ---- slots ---- */
+
+static int compare_slots(const void *a, const void *b)
+{
+	static const char *const levels[] = { "socket-id", "die-id",  "cluster-id",
+		                              "module-id", "core-id", "thread-id" };
+	struct json_object *left, *right;
+
+	json_object_object_get_ex(*(struct json_object *const *)a, "props", &left);
+	json_object_object_get_ex(*(struct json_object *const *)b, "props", &right);
+	for (size_t i = 0; i < ARRAY_SIZE(levels); i++) {
+		int x = number_of(left, levels[i]), y = number_of(right, levels[i]);
+		if (x != y)
+			return x < y ? -1 : 1;
+	}
+	return 0;
+}
+
+/* What query-hotpluggable-cpus says of vCPU `index`: QEMU numbers them by topology. The caller puts
+ * it. */
+static struct json_object *find_slot(struct vm_client *client, int index, struct error *err)
+{
+	cleanup_json struct json_object *slots = NULL;
+
+	if (vm_client_call(client, "query-hotpluggable-cpus", NULL, &slots, err) < 0)
+		return NULL;
+	json_object_array_sort(slots, compare_slots);
+	if (index < (int)json_object_array_length(slots))
+		return json_object_get(json_object_array_get_idx(slots, (size_t)index));
+	error_set(err, EXIT_FAILED, "QEMU has no place for vCPU %d", index);
+	return NULL;
+}
+
+/* ---- vCPUs ---- */
+
+static bool has_thread(const struct threads *threads, enum thread_role role, int index)
+{
+	for (size_t i = 0; i < threads->count; i++)
+		if (threads->list[i].role == role && threads->list[i].index == index)
+			return true;
+	return false;
+}
+
+/* Every thread is as planned, the new one among them. */
+static int settle(struct live *live, enum thread_role role, int index, struct error *err)
+{
+	struct vm_client *client = &live->client;
+
+	if (vm_client_query(client, err) < 0)
+		return -1;
+	if (!has_thread(&client->threads, role, index))
+		return error_set(err, EXIT_FAILED, "QEMU names no thread for it");
+	if (apply_plan(NULL, live->plan, &client->threads, &live->moves, err) < 0)
+		return -1;
+	return vm_write_threads(&client->dir, &client->threads, err);
+}
+
+int hotplug_add_vcpu(struct live *live, struct error *err)
+{
+	int index = live->plan->vcpus_online;
+	const struct plan_vcpu *vcpu = &live->plan->vcpus[index];
+	cleanup_json struct json_object *slot = find_slot(&live->client, index, err);
+	struct json_object *arguments = json_object_new_object(), *props;
+	cleanup_free char *id = xasprintf("vcpu%d", index);
+
+	if (!slot || !text_of(slot, "type") || !json_object_object_get_ex(slot, "props", &props)) {
+		json_object_put(arguments);
+		return slot ? error_set(err, EXIT_FAILED, "QEMU says nothing of vCPU %d", index)
+		            : -1;
+	}
+	json_object_object_foreach(props, key, value)
+	    json_object_object_add(arguments, key, json_object_get(value));
+	json_add_string(arguments, "driver", text_of(slot, "type"));
+	json_add_string(arguments, "id", id);
+	if (call_lending(live, "device_add", arguments, vcpu->cpus, vcpu->sched, err) < 0)
+		return error_prefix(err, "vCPU %d was not added: ", index);
+	live->plan->vcpus_online = index + 1;
+	if (settle(live, THREAD_VCPU, index, err) < 0)
+		return error_prefix(err, "vCPU %d was added, but is not as planned: ", index);
+	return vm_write_plan(&live->client.dir, live->plan, err);
+}
+
+void hotplug_on_event(void *data, const char *event, struct json_object *arguments)
+{
+	struct hotplug_events *events = data;
+	struct json_object *info = NULL;
+	const char *path = text_of(arguments, "path"), *slot;
+
+	if (!events->path)
+		return;
+	if (strcmp(event, "DEVICE_DELETED") == 0 && path && strcmp(path, events->path) == 0)
+		events->deleted = true;
+	if (strcmp(event, "ACPI_DEVICE_OST") != 0 || !arguments ||
+	    !json_object_object_get_ex(arguments, "info", &info))
+		return;
+	slot = text_of(info, "slot");
+	int source = number_of(info, "source"), status = number_of(info, "status");
+	if (!slot || atoi(slot) != events->vcpu || strcmp(text_of(info, "slot-type"), "CPU") != 0 ||
+	    (source != OST_SOURCE_EJECT && source != OST_SOURCE_OSPM_EJECT))
+		return;
+	/* QEMU 7.2 does not tell DEVICE_DELETED of every vCPU. */
+	if (status == OST_SUCCESS)
+		events->deleted = true;
+	else if (status != OST_EJECT_IN_PROGRESS)
+		events->refused = status;
+}
+
+static int wait_for_guest(struct vm_client *client, const struct hotplug_events *events,
+                          struct error *err)
+{
+	int64_t deadline = kernel_now_ms() + LIMIT_UNPLUG_MS;
+	struct qmp_error qmp_error;
+
+	while (!events->deleted && !events->refused) {
+		struct pollfd poll_qmp = { qmp_fd(client->qmp), qmp_poll_events(client->qmp), 0 };
+		int64_t left = deadline - kernel_now_ms();
+		if (left <= 0)
+			return error_set(err, EXIT_FAILED,
+			                 "the guest did not let go of vCPU %d within %d s; does it "
+			                 "run, and know how? It may still do so later",
+			                 events->vcpu, LIMIT_UNPLUG_MS / 1000);
+		if (poll(&poll_qmp, 1, (int)left) > 0 && qmp_process(client->qmp, &qmp_error) < 0)
+			return error_set(err, EXIT_FAILED, "VM \"%s\": %s", client->dir.name,
+			                 qmp_error.message);
+	}
+	if (events->deleted)
+		return 0;
+	return error_set(err, EXIT_FAILED,
+	                 "the guest refuses to let go of vCPU %d (ACPI status %#x); take it "
+	                 "offline there first",
+	                 events->vcpu, (unsigned)events->refused);
+}
+
+/* Seen in QEMU 7.2: the guest lets go, but what TCG frees then is still in use. */
+static int check_accel(const struct plan *plan, struct error *err)
+{
+	if (plan->accel != ACCEL_TCG)
+		return 0;
+	return error_set(err, EXIT_FAILED,
+	                 "with TCG, QEMU does not survive it when a vCPU is taken away: its memory "
+	                 "is corrupt afterwards, and it aborts at the next one that is added; take "
+	                 "the vCPU offline in the guest, or use KVM");
+}
+
+int hotplug_remove_vcpu(struct live *live, struct hotplug_events *events, struct error *err)
+{
+	if (check_accel(live->plan, err) < 0)
+		return -1;
+
+	struct vm_client *client = &live->client;
+	int index = live->plan->vcpus_online - 1;
+	cleanup_json struct json_object *slot = find_slot(client, index, err);
+	const char *path = slot ? text_of(slot, "qom-path") : NULL;
+	struct json_object *arguments = json_object_new_object();
+
+	if (!path) {
+		json_object_put(arguments);
+		return slot ? error_set(err, EXIT_FAILED, "QEMU has no vCPU %d", index) : -1;
+	}
+	*events = (struct hotplug_events){ .vcpu = index, .path = path };
+	json_add_string(arguments, "id", path);
+	int result = vm_client_call(client, "device_del", arguments, NULL, err);
+	if (result == 0)
+		result = wait_for_guest(client, events, err);
+	events->path = NULL;
+	if (result < 0)
+		return -1;
+	if (vm_client_query(client, err) < 0)
+		return -1;
+	if (has_thread(&client->threads, THREAD_VCPU, index))
+		return error_set(err, EXIT_FAILED,
+		                 "the guest says that it let go of vCPU %d, but QEMU has it still",
+		                 index);
+	live->plan->vcpus_online = index;
+	if (vm_write_plan(&client->dir, live->plan, err) < 0)
+		return -1;
+	return vm_write_threads(&client->dir, &client->threads, err);
+}
+
+/* ---- iothreads ---- */
+
+static int delete_object(struct vm_client *client, const char *id, struct error *err)
+{
+	struct json_object *arguments = json_object_new_object();
+
+	json_add_string(arguments, "id", id);
+	return vm_client_call(client, "object-del", arguments, NULL, err);
+}
+
+/* The plan that the threads are found by is the new one. */
+static void use_new_plan(struct live *live)
+{
+	plan_free(live->client.plan);
+	live->client.plan = plan_copy(live->plan);
+}
+
+int hotplug_add_iothread(struct live *live, struct error *err)
+{
+	int index = (int)live->plan->n_iothreads - 1;
+	const struct plan_iothread *iothread = &live->plan->iothreads[index];
+	cleanup_error struct error ignored = ERROR_INIT;
+	struct json_object *arguments = json_object_new_object();
+
+	json_add_string(arguments, "qom-type", "iothread");
+	json_add_string(arguments, "id", iothread->id);
+	if (call_lending(live, "object-add", arguments, iothread->cpus, iothread->sched, err) < 0)
+		return -1;
+	use_new_plan(live);
+	if (settle(live, THREAD_IOTHREAD, index, err) == 0 &&
+	    vm_write_plan(&live->client.dir, live->plan, err) == 0)
+		return 0;
+	delete_object(&live->client, iothread->id, &ignored);
+	return -1;
+}
+
+int hotplug_remove_iothread(struct live *live, const char *id, struct error *err)
+{
+	struct plan *plan = live->plan;
+	size_t kept = 0;
+
+	if (delete_object(&live->client, id, err) < 0)
+		return -1;
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		if (strcmp(plan->iothreads[i].id, id) != 0) {
+			plan->iothreads[kept++] = plan->iothreads[i];
+			continue;
+		}
+		hwloc_bitmap_free(plan->iothreads[i].cpus);
+		free(plan->iothreads[i].id);
+	}
+	plan->n_iothreads = kept;
+	if (vm_write_plan(&live->client.dir, plan, err) < 0)
+		return -1;
+	use_new_plan(live);
+	if (vm_client_query(&live->client, err) < 0)
+		return -1;
+	return vm_write_threads(&live->client.dir, &live->client.threads, err);
+}
