@@ -49,38 +49,48 @@ struct runtime {
 	FILE *null;
 };
 
-static void set_up(struct runtime *runtime)
+static struct runtime runtime;
+
+static void remove_runtime(void)
+{
+	cleanup_free char *command = xasprintf("rm -rf '%s'", runtime.path);
+
+	if (system(command) != 0)
+		fprintf(stderr, "%s is left\n", runtime.path);
+}
+
+static void set_up(void)
 {
 	struct stat status;
 
-	strcpy(runtime->path, "/tmp/ancla-fuzz-ledger-XXXXXX");
-	promise(mkdtemp(runtime->path), "no %s", runtime->path);
-	setenv("ANCLA_RUNTIME_DIR", runtime->path, 1);
-	runtime->dirfd = open(runtime->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	promise(mkdirat(runtime->dirfd, NAME, 0700) == 0, "no directory");
-	runtime->vm = openat(runtime->dirfd, NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	runtime->lock = openat(runtime->vm, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	promise(flock(runtime->lock, LOCK_EX | LOCK_NB) == 0, "no lock");
-	promise(fstat(runtime->lock, &status) == 0, "no lock");
-	runtime->locks =
+	strcpy(runtime.path, "/tmp/ancla-fuzz-ledger-XXXXXX");
+	promise(mkdtemp(runtime.path), "no %s", runtime.path);
+	atexit(remove_runtime);
+	setenv("ANCLA_RUNTIME_DIR", runtime.path, 1);
+	runtime.dirfd = open(runtime.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	promise(mkdirat(runtime.dirfd, NAME, 0700) == 0, "no directory");
+	runtime.vm = openat(runtime.dirfd, NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	runtime.lock = openat(runtime.vm, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	promise(flock(runtime.lock, LOCK_EX | LOCK_NB) == 0, "no lock");
+	promise(fstat(runtime.lock, &status) == 0, "no lock");
+	runtime.locks =
 	    xasprintf("1: FLOCK  ADVISORY  WRITE 1 %02x:%02x:%lu 0 EOF\n", major(status.st_dev),
 	              minor(status.st_dev), (unsigned long)status.st_ino);
-	runtime->null = fopen("/dev/null", "we");
-	runtime->memory = memfd_create("memory", MFD_CLOEXEC);
-	promise(dup2(runtime->memory, FD_MEMORY) == FD_MEMORY, "no memory");
+	runtime.null = fopen("/dev/null", "we");
+	runtime.memory = memfd_create("memory", MFD_CLOEXEC);
+	promise(dup2(runtime.memory, FD_MEMORY) == FD_MEMORY, "no memory");
 }
 
-static void write_bytes(const struct runtime *runtime, const char *name, const uint8_t *data,
-                        size_t size)
+static void write_bytes(const char *name, const uint8_t *data, size_t size)
 {
 	cleanup_close int fd =
-	    openat(runtime->vm, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	    openat(runtime.vm, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
 	promise(fd >= 0 && write(fd, data, size) == (ssize_t)size, "%s is not written", name);
 }
 
 /* The parts of the input. */
-static void write_files(const struct runtime *runtime, const uint8_t *data, size_t size)
+static void write_files(const uint8_t *data, size_t size)
 {
 	static const char *const names[] = { VM_PLAN, VM_STATE, VM_LOG };
 
@@ -88,7 +98,7 @@ static void write_files(const struct runtime *runtime, const uint8_t *data, size
 		const uint8_t *cut = i < 2 ? memchr(data, 0xff, size) : NULL;
 		size_t length = cut ? (size_t)(cut - data) : size;
 
-		write_bytes(runtime, names[i], data, length);
+		write_bytes(names[i], data, length);
 		data += length + (cut != NULL);
 		size -= length + (cut != NULL);
 	}
@@ -133,17 +143,17 @@ static void promise_plan(const struct plan *plan)
 }
 
 /* What can be taken for the first region: a file mapped, or anonymous memory. */
-static void *make_memory(const struct runtime *runtime, uint64_t size, bool file)
+static void *make_memory(uint64_t size, bool file)
 {
 	void *address = MAP_FAILED;
 
-	promise(ftruncate(runtime->memory, 0) == 0, "the file");
+	promise(ftruncate(runtime.memory, 0) == 0, "the file");
 	if (size % 4096 || size > MEMORY_MOST ||
-	    (file && ftruncate(runtime->memory, (off_t)size) < 0))
+	    (file && ftruncate(runtime.memory, (off_t)size) < 0))
 		return NULL;
 	address = mmap(NULL, size, PROT_READ | PROT_WRITE,
 	               MAP_NORESERVE | (file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS),
-	               file ? runtime->memory : -1, 0);
+	               file ? runtime.memory : -1, 0);
 	promise(address != MAP_FAILED, "%zu bytes are not mapped", (size_t)size);
 	*(char *)address = 1;
 	return address;
@@ -151,10 +161,9 @@ static void *make_memory(const struct runtime *runtime, uint64_t size, bool file
 
 /* Every thread of the plan is this one, and its first region a memory of this process: what verify
  * does with it. */
-static void verify_it(const struct runtime *runtime, const struct plan *plan)
+static void verify_it(const struct plan *plan)
 {
-	void *memory =
-	    make_memory(runtime, plan->memory[0].size, plan->memory[0].backing != BACKING_ANON);
+	void *memory = make_memory(plan->memory[0].size, plan->memory[0].backing != BACKING_ANON);
 	cleanup_checks struct checks checks = { 0 };
 	cleanup_error struct error err = ERROR_INIT;
 	struct threads threads = { .pid = getpid() };
@@ -179,7 +188,7 @@ static void verify_it(const struct runtime *runtime, const struct plan *plan)
 	threads_free(&threads);
 }
 
-static void use(const struct runtime *runtime, const struct plan *plan)
+static void use(const struct plan *plan)
 {
 	cleanup_claims struct claims *claims = claims_new();
 	cleanup_plan struct plan *copy = plan_copy(plan);
@@ -193,16 +202,16 @@ static void use(const struct runtime *runtime, const struct plan *plan)
 		cleanup_free char *text = plan_memory_format(&plan->memory[i]);
 		promise_printable(text);
 	}
-	verify_it(runtime, plan);
+	verify_it(plan);
 	promise(claims_drop(claims, plan->name) && claims->count == 0, "it keeps what it held");
 }
 
 /* As root reads it of a user: nothing that a terminal would act on. */
-static void read_as_root(const struct runtime *runtime)
+static void read_as_root(void)
 {
-	struct reading reading = { .locks = runtime->locks };
+	struct reading reading = { .locks = runtime.locks };
 
-	read_vm(&reading, runtime->dirfd, NAME, geteuid());
+	read_vm(&reading, runtime.dirfd, NAME, geteuid());
 	for (size_t i = 0; i < reading.count; i++) {
 		const struct user_vm *vm = &reading.list[i];
 		cleanup_claims struct claims *claims = claims_new();
@@ -220,14 +229,14 @@ static void read_as_root(const struct runtime *runtime)
 }
 
 /* The commands themselves; what they print goes nowhere. */
-static void run_commands(const struct runtime *runtime)
+static void run_commands(void)
 {
 	static const struct command *const commands[] = { &cmd_list, &cmd_verify, NULL };
 	char *list[] = { "ancla", "list", "--json", NULL };
 	char *verify[] = { "ancla", "verify", NAME, NULL };
 	FILE *out = stdout, *err = stderr;
 
-	stdout = stderr = runtime->null;
+	stdout = stderr = runtime.null;
 	int listed = command_main(commands, 3, list);
 	int verified = command_main(commands, 3, verify);
 	stdout = out;
@@ -238,23 +247,22 @@ static void run_commands(const struct runtime *runtime)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static struct runtime runtime;
 	cleanup_error struct error err = ERROR_INIT, state_err = ERROR_INIT,
 	                           claims_err = ERROR_INIT;
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
 	cleanup_vm_state struct vm_state state = { 0 };
 
 	if (!runtime.null)
-		set_up(&runtime);
+		set_up();
 	const struct vm_dir dir = { NAME, runtime.path, runtime.vm, -1 };
-	write_files(&runtime, data, size);
+	write_files(data, size);
 	cleanup_free char *words = vm_last_words(&dir);
 	promise_printable(words);
 	promise(strlen(words) <= 1024 + 4 * strlen("; "), "many words: %s", words);
 
 	cleanup_plan struct plan *plan = vm_read_plan(&dir, &err);
 	if (plan)
-		use(&runtime, plan);
+		use(plan);
 	else
 		promise_error(&err);
 	if (err.message)
@@ -265,12 +273,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		        "a state without its parts");
 	else
 		promise_error(&state_err);
-	read_as_root(&runtime);
+	read_as_root();
 	if (ledger_open(&ledger, false, &claims_err) < 0)
 		promise(false, "%s", claims_err.message);
 	cleanup_claims struct claims *claims = ledger_claims(&ledger, &claims_err);
 	promise(!claims == !plan, "the ledger reads it otherwise: %s", claims_err.message);
 	ledger_close(&ledger);
-	run_commands(&runtime);
+	run_commands();
 	return 0;
 }
