@@ -76,8 +76,8 @@ static int start_qemu(struct launching *l, struct error *err)
 {
 	struct vm *vm = l->vm;
 	cleanup_bitmap hwloc_bitmap_t nodes = heap_nodes(l);
-	cleanup_close int log =
-	    openat(vm->dir.dirfd, VM_LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	cleanup_close int log = openat(
+	    vm->dir.dirfd, VM_LOG, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 
 	if (log < 0)
 		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", vm->dir.path, VM_LOG,

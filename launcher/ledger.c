@@ -32,12 +32,12 @@ static char *runtime_path(struct error *err)
 	}
 	if (geteuid() == 0)
 		return xstrdup("/run/ancla");
-	if (user && *user)
+	if (user && *user == '/')
 		return xasprintf("%s/ancla", user);
-	error_set(
-	    err, EXIT_FAILED,
-	    "no runtime directory: XDG_RUNTIME_DIR is not set; set it, or ANCLA_RUNTIME_DIR, to "
-	    "a directory of your own");
+	error_set(err, EXIT_FAILED,
+	          "no runtime directory: XDG_RUNTIME_DIR is %s; set it, or ANCLA_RUNTIME_DIR, to "
+	          "a directory of your own",
+	          user && *user ? "no absolute path" : "not set");
 	return NULL;
 }
 
@@ -59,6 +59,29 @@ static int check_owner(int fd, const char *path, struct error *err)
 		    "%s can be written by others (mode %03o); it is not safe to use: chmod "
 		    "700 it",
 		    path, status.st_mode & 0777);
+	return 0;
+}
+
+/* Who can write the directory above could put another in its place while we work. In a sticky one,
+ * as /tmp is, only we can. */
+static int check_above(int fd, const char *path, struct error *err)
+{
+	struct stat status;
+
+	if (fstatat(fd, "..", &status, 0) < 0)
+		return error_set(err, EXIT_FAILED, "cannot read the directory above %s: %s", path,
+		                 strerror(errno));
+	if (status.st_uid != geteuid() && status.st_uid != 0)
+		return error_set(err, EXIT_FAILED,
+		                 "the directory above %s belongs to user %u, who could replace it; "
+		                 "it is not safe to use: set ANCLA_RUNTIME_DIR to another",
+		                 path, status.st_uid);
+	if ((status.st_mode & S_IWOTH) && !(status.st_mode & S_ISVTX))
+		return error_set(err, EXIT_FAILED,
+		                 "the directory above %s can be written by others (mode %03o), who "
+		                 "could replace it; it is not safe to use: chmod o-w it, or set "
+		                 "ANCLA_RUNTIME_DIR to another",
+		                 path, status.st_mode & 07777);
 	return 0;
 }
 
@@ -96,7 +119,7 @@ int ledger_open(struct ledger *ledger, bool create, struct error *err)
 	if (dirfd < 0)
 		return error_set(err, EXIT_FAILED, "cannot open the runtime directory %s: %s", path,
 		                 strerror(errno));
-	if (check_owner(dirfd, path, err) < 0)
+	if (check_owner(dirfd, path, err) < 0 || check_above(dirfd, path, err) < 0)
 		return -1;
 	cleanup_close int lock =
 	    openat(dirfd, ".lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -180,8 +203,12 @@ void vm_dir_remove(struct vm_dir *vm)
 	for (size_t i = 0; i < ARRAY_SIZE(files) && vm->dirfd >= 0; i++)
 		gone &= unlinkat(vm->dirfd, files[i], 0) == 0 || errno == ENOENT;
 	gone = gone && (unlinkat(vm->dirfd, VM_CGROUP, 0) == 0 || errno == ENOENT);
-	if (gone && (unlinkat(vm->dirfd, "lock", 0) == 0 || errno == ENOENT))
-		rmdir(vm->path);
+	if (!gone || (unlinkat(vm->dirfd, "lock", 0) < 0 && errno != ENOENT))
+		return;
+	/* From the directory itself, not by its path, which may lead elsewhere by now. */
+	cleanup_close int above = openat(vm->dirfd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (above >= 0)
+		unlinkat(above, vm->name, AT_REMOVEDIR);
 }
 
 /* True if somebody holds the VM's lock, or it cannot be told. If not, we do, in vm->lock, unless

@@ -26,6 +26,9 @@ int privileges_decide(const struct spec *spec, const struct caps *caps, enum acc
  * is where there is no qemu.user, or we cannot become that user. */
 bool privileges_kvm_works(const struct spec *spec, char **reason);
 
+/* Whether the user of qemu.user is who we are already. */
+bool privileges_is_own_user(const char *name);
+
 /* Makes the calling process, which has one thread and is about to become QEMU, what was decided. -1
  * with errno, and what failed in `what`. Allocates nothing. */
 int privileges_take(const struct plan_process *process, const char **what);

@@ -199,6 +199,14 @@ int privileges_decide(const struct spec *spec, const struct caps *caps, enum acc
 	return 0;
 }
 
+bool privileges_is_own_user(const char *name)
+{
+	cleanup_user struct user user = { 0 };
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	return user_find(name, &user, &ignored) == 0 && user.uid == geteuid();
+}
+
 static int try_kvm(void *data)
 {
 	return kvm_works(data) ? 0 : -1;

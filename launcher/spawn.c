@@ -89,12 +89,16 @@ static void child_memory_policy(const struct plan *plan, hwloc_const_bitmap_t he
 
 static void child_limits(const struct plan *plan)
 {
-	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY }, most;
 
 	/* Without the privilege mlockall() may still work (CAP_IPC_LOCK, a high limit): QEMU tells.
 	 */
-	if (plan->locked || plan->process.locks)
-		setrlimit(RLIMIT_MEMLOCK, &unlimited);
+	if (!plan->locked && !plan->process.locks)
+		return;
+	if (setrlimit(RLIMIT_MEMLOCK, &unlimited) < 0 && getrlimit(RLIMIT_MEMLOCK, &most) == 0) {
+		most.rlim_cur = most.rlim_max;
+		setrlimit(RLIMIT_MEMLOCK, &most);
+	}
 }
 
 static void child_main(const struct command_line *line, const struct plan *plan, const int *fds,
