@@ -72,7 +72,7 @@ static void add_machine(struct building *b)
 	const char *machine = machine_name(b->spec->qemu.machine);
 	cleanup_free char *text = NULL;
 	size_t length;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 
 	fputs(machine, out);
 	for (size_t i = 0; i < ARRAY_SIZE(off); i++) {
@@ -230,7 +230,7 @@ static void add_guest_node(struct building *b, size_t node)
 	const struct plan *plan = b->plan;
 	cleanup_free char *cpus = NULL;
 	size_t length;
-	FILE *out = open_memstream(&cpus, &length);
+	FILE *out = xmemstream(&cpus, &length);
 
 	for (size_t i = 0; i < plan->n_vcpus; i++) {
 		size_t last = i;
@@ -455,7 +455,7 @@ char *command_line_format(const struct command_line *line)
 {
 	char *text = NULL;
 	size_t length;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 
 	for (size_t i = 0; i < line->argc; i++) {
 		if (i)

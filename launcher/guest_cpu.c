@@ -58,7 +58,7 @@ static int check_model(const struct spec *spec, const struct caps *caps, const c
 		    caps->binary, name, near ? ", the nearest is \"" : "", near ? near : "",
 		    near ? "\"" : "", caps->binary);
 	}
-	FILE *out = open_memstream(&missing, &length);
+	FILE *out = xmemstream(&missing, &length);
 	missing_features(spec, model, out);
 	fclose(out);
 	if (length == 0)
@@ -146,7 +146,7 @@ char *guest_cpu(const struct spec *spec, const struct caps *caps, struct error *
 	for (size_t i = 0; i < spec->cpu.n_features; i++)
 		if (check_feature(caps, &spec->cpu.features[i], err) < 0)
 			return NULL;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 	fputs(model, out);
 	for (size_t i = 0; i < spec->cpu.n_features; i++)
 		fprintf(out, ",%s=%s", spec->cpu.features[i].name,

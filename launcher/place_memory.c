@@ -248,7 +248,7 @@ static int check_page_size(const struct placing *p, const struct plan_memory *re
 	for (size_t i = 0; i < p->host->n_nodes; i++)
 		if (host_node_pages(&p->host->nodes[i], region->page_size))
 			return 0;
-	FILE *out = open_memstream(&sizes, &length);
+	FILE *out = xmemstream(&sizes, &length);
 	for (size_t i = 0; i < first->n_pages; i++) {
 		cleanup_free char *size = format_size(first->pages[i].size);
 		fprintf(out, "%s%s", i ? ", " : "", size);

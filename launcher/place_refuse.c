@@ -234,7 +234,7 @@ static char *all_reasons(const struct placing *p, const struct fit_problem *prob
 	const char *separator = ":";
 	unsigned vcpus = 0;
 	char *text = NULL;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 
 	for (size_t i = 0; i < problem->n_units; i++)
 		vcpus += problem->units[i].vcpus;

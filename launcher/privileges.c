@@ -188,7 +188,7 @@ char *capabilities_format(uint64_t set)
 	};
 	char *text = NULL;
 	size_t length;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 
 	for (int i = 0; i < 64; i++) {
 		if (!(set >> i & 1))

@@ -78,7 +78,7 @@ char *escape(const char *text, size_t length, size_t limit)
 {
 	char *result = NULL;
 	size_t size = 0;
-	FILE *out = open_memstream(&result, &size);
+	FILE *out = xmemstream(&result, &size);
 
 	if (!out)
 		return xstrdup("");

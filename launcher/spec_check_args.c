@@ -72,14 +72,36 @@ static const char *option_name(const char *word)
 	return word + (word[1] == '-' ? 2 : 1);
 }
 
+/* JSON without its escapes; what is none as it is. The caller frees. */
+static char *plain_value(const char *value)
+{
+	cleanup_json struct json_object *json = *value == '{' ? json_tokener_parse(value) : NULL;
+
+	return xstrdup(json ? json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN) : value);
+}
+
+/* "id=monitor" is not in "id=monitor2"; "type=" and "memory-backend" begin what they mean. */
+static bool has_value(const char *value, const char *wanted)
+{
+	const char *equals = strchr(wanted, '=');
+	bool whole = equals && equals[1];
+
+	for (const char *at = strstr(value, wanted); at; at = strstr(at + 1, wanted)) {
+		char next = at[strlen(wanted)];
+		if (!whole || next == '\0' || next == ',')
+			return true;
+	}
+	return false;
+}
+
 static void check_value(struct parse *parse, size_t index, const char *option)
 {
-	const char *value = parse->spec->qemu.args[index + 1];
+	cleanup_free char *value = plain_value(parse->spec->qemu.args[index + 1]);
 	cleanup_free char *pointer = xasprintf("/qemu/args/%zu", index + 1);
 
 	for (size_t i = 0; i < ARRAY_SIZE(owned_values); i++)
 		if (strcmp(option, owned_values[i].option) == 0 &&
-		    strstr(value, owned_values[i].value)) {
+		    has_value(value, owned_values[i].value)) {
 			spec_fail_at(parse, pointer, "-%s with \"%s\" cannot be given here: %s",
 			             option, owned_values[i].value, owned_values[i].instead);
 			return;

@@ -363,7 +363,7 @@ char *spec_field_table(void)
 {
 	char *text = NULL;
 	size_t size = 0;
-	FILE *out = open_memstream(&text, &size);
+	FILE *out = xmemstream(&text, &size);
 
 	if (!out)
 		return xstrdup("");

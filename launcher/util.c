@@ -87,6 +87,11 @@ char *xasprintf(const char *format, ...)
 	return text;
 }
 
+FILE *xmemstream(char **text, size_t *length)
+{
+	return or_exit(open_memstream(text, length));
+}
+
 hwloc_bitmap_t xbitmap(void)
 {
 	return or_exit(hwloc_bitmap_alloc());

@@ -103,7 +103,7 @@ int verify_verdict(const struct checks *checks, struct error *err)
 
 	if (checks->failed == 0)
 		return 0;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 	for (size_t i = 0; i < checks->count; i++)
 		if (!checks->list[i].ok)
 			fprintf(out, "\n  %s: expected %s, the kernel has %s", checks->list[i].what,

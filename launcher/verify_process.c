@@ -60,7 +60,7 @@ static char *groups_format(const struct plan_process *process)
 	cleanup_free gid_t *sorted = xcalloc(process->n_groups, sizeof(*sorted));
 	char *text = NULL;
 	size_t length;
-	FILE *out = open_memstream(&text, &length);
+	FILE *out = xmemstream(&text, &length);
 
 	if (process->n_groups) {
 		memcpy(sorted, process->groups, process->n_groups * sizeof(*sorted));

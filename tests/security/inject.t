@@ -91,10 +91,8 @@ sub put {
 	my ($spec, $path, $value, $key) = @_;
 	my @steps = split m{/}, substr $path, 1;
 	my $at = \$spec;
-	for my $step (@steps) {
-		die $path unless defined $step;
-		$step = $value if $step eq 'KEY';
-		$step = $key if $step eq '*';
+	for (@steps) {
+		my $step = $_ eq 'KEY' ? $value : $_ eq '*' ? $key : $_;
 		if ($step =~ /^0$/ && $path =~ m{/0(?:/|$)} && ref $$at ne 'HASH') { $$at //= []; $at = \$$at->[0] } else { $$at //= {}; $at = \$$at->{$step} }
 	}
 	$$at = $path =~ m{features/KEY$} ? 'disable' : $path =~ /KEY$/ ? '0' : $value;
