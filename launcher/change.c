@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,6 +124,7 @@ static int parse_one_to_one(struct change *change, const char *word, struct erro
 	size_t n_vcpus = 0, n_cpus = 0;
 	char *cpu_text = strchr(vcpu_text, '=');
 
+	assert(cpu_text); /* that is how it is known */
 	*cpu_text++ = '\0';
 	if (parse_ordered(vcpu_text, "vCPUs", &vcpus, &n_vcpus, err) < 0 ||
 	    parse_ordered(cpu_text, "CPUs", &cpus, &n_cpus, err) < 0)

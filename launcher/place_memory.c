@@ -189,7 +189,7 @@ static struct shortage find_shortage(const struct placing *p, size_t index)
 				available -= available > p->plan->memory[i].size
 				                 ? p->plan->memory[i].size
 				                 : available;
-	} else if (region->policy == MEM_POLICY_INTERLEAVE) {
+	} else if (region->policy == MEM_POLICY_INTERLEAVE && room.worst) {
 		uint64_t share = region->size / (uint64_t)hwloc_bitmap_weight(region->host_nodes);
 		cleanup_free char *node = xasprintf("node %u, which has", room.worst->id);
 		if (room.worst_free < share) {

@@ -446,7 +446,7 @@ static void find_twins(struct fit_problem *problem)
 
 void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fit_problem *problem)
 {
-	const struct plan_memory *like[FIT_POOLS_MAX];
+	const struct plan_memory *like[FIT_POOLS_MAX] = { NULL };
 	cleanup_bitmap hwloc_bitmap_t available = xbitmap(), spare = xbitmap(), last = xbitmap();
 	struct sets sets = { available, spare };
 

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,6 +170,7 @@ int spec_edit_set(char **text, const char *pointer, const char *json, struct err
 	if (parse(*text, &document, err) < 0)
 		return -1;
 	struct place *place = find_deepest(&document, pointer, &rest);
+	assert(place); /* the whole document at least */
 	if (*rest)
 		return add(text, &document, place, rest, json, err);
 	splice(text, place->start, place->end, json);

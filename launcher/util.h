@@ -45,7 +45,7 @@ char *xstrdup(const char *text);
 char *xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 char *xvasprintf(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
 FILE *xmemstream(char **text, size_t *length); /* open_memstream(3) */
-hwloc_bitmap_t xbitmap(void); /* empty */
+hwloc_bitmap_t xbitmap(void);                  /* empty */
 hwloc_bitmap_t xbitmap_dup(hwloc_const_bitmap_t set);
 
 /* Grows an array by one zeroed element and returns that element.
