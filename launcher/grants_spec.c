@@ -45,7 +45,7 @@ static void add_placed(const struct spec *spec, struct planning *planning, struc
 	need(grants, GRANT_POLICY, any_policy(plan));
 	add_step(grants, "its files and devices", "can be opened by QEMU's user", result, &err);
 	plan->process.locks = plan->locked || spec->n_hostdevs > 0;
-	add_step(grants, "its scheduling and locked memory", "granted", preflight(plan, &err),
+	add_step(grants, "its scheduling and locked memory", "granted", preflight(spec, plan, &err),
 	         &err);
 }
 

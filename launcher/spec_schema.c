@@ -318,7 +318,7 @@ static char *text_of(void (*print)(FILE *out, const struct field *field), const 
 {
 	char *text = NULL;
 	size_t size = 0;
-	FILE *out = open_memstream(&text, &size);
+	FILE *out = xmemstream(&text, &size);
 
 	if (!out)
 		return xstrdup("");
