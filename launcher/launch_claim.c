@@ -9,7 +9,7 @@
 #include "util.h"
 #include "waits.h"
 
-#define LOOK_AGAIN_MS 5
+#define LOOK_AGAIN_MS 20
 
 /* Whether the VM would have room if others had already taken all that they may have. */
 static bool may_fit_later(struct launching *l, struct ledger *ledger)
