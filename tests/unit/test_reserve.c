@@ -35,6 +35,7 @@ static void begin(struct setting *setting, uint64_t missing)
 	assert_non_null(mkdtemp(setting->path));
 	setting->vm = (struct vm_dir)VM_DIR_INIT;
 	setting->vm.path = xstrdup(setting->path);
+	setting->vm.name = xstrdup(strrchr(setting->path, '/') + 1);
 	setting->vm.dirfd = open(setting->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	setting->host = host_load(NULL, &err);
 	if (!setting->host)
