@@ -18,6 +18,9 @@
 #include "util.h"
 #include "waits.h"
 
+/* So often a VM's directory is emptied that others still write to. */
+#define REMOVE_ROUNDS 3
+
 static char *runtime_path(struct error *err)
 {
 	const char *own = getenv("ANCLA_RUNTIME_DIR");
@@ -183,7 +186,8 @@ static bool remove_cgroups(const struct vm_dir *vm)
 	return removed;
 }
 
-void vm_dir_remove(struct vm_dir *vm)
+/* False if something is left that names what the host still owes. */
+static bool remove_files(const struct vm_dir *vm)
 {
 	/* The state goes before the plan: a state without a plan would be a VM that holds what
 	 * nobody knows. The lock goes last, and only then: it is what says that the rest is a
@@ -203,12 +207,21 @@ void vm_dir_remove(struct vm_dir *vm)
 	for (size_t i = 0; i < ARRAY_SIZE(files) && vm->dirfd >= 0; i++)
 		gone &= unlinkat(vm->dirfd, files[i], 0) == 0 || errno == ENOENT;
 	gone = gone && (unlinkat(vm->dirfd, VM_CGROUP, 0) == 0 || errno == ENOENT);
-	if (!gone || (unlinkat(vm->dirfd, "lock", 0) < 0 && errno != ENOENT))
-		return;
+	return gone && (unlinkat(vm->dirfd, "lock", 0) == 0 || errno == ENOENT);
+}
+
+void vm_dir_remove(struct vm_dir *vm)
+{
 	/* From the directory itself, not by its path, which may lead elsewhere by now. */
-	cleanup_close int above = openat(vm->dirfd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (above >= 0)
-		unlinkat(above, vm->name, AT_REMOVEDIR);
+	cleanup_close int above =
+	    vm->dirfd < 0 ? -1 : openat(vm->dirfd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	/* A command that found the VM alive a moment ago may make a file of its own (the monitor's
+	 * lock, a plan) after that name was removed. Without the lock nobody would know it for a
+	 * VM's. */
+	for (int round = 0; round < REMOVE_ROUNDS && remove_files(vm); round++)
+		if (above < 0 || unlinkat(above, vm->name, AT_REMOVEDIR) == 0 || errno != ENOTEMPTY)
+			return;
 }
 
 /* True if somebody holds the VM's lock, or it cannot be told. If not, we do, in vm->lock, unless
