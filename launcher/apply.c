@@ -39,21 +39,33 @@ static int read_thread(pid_t tid, hwloc_bitmap_t cpus, struct sched *sched)
 	return kernel_get_affinity(tid, cpus) < 0 || kernel_get_sched(tid, sched) < 0 ? -1 : 0;
 }
 
-static int move_thread(const struct plan *plan, const struct thread *thread, struct moves *moves,
-                       struct error *err)
+static bool is_as_planned(const struct plan *plan, const struct thread *thread,
+                          hwloc_const_bitmap_t cpus, struct sched sched)
+{
+	return thread_may_be_on(thread, plan, cpus) && thread_may_run_as(thread, plan, sched);
+}
+
+static int move_thread(const struct plan *plan, pid_t pid, const struct thread *thread,
+                       struct moves *moves, struct error *err)
 {
 	cleanup_bitmap hwloc_bitmap_t now = xbitmap();
 	struct threads one = { .list = (struct thread *)(uintptr_t)thread, .count = 1 };
 	cleanup_checks struct checks checks = { 0 };
+	const char *was_in =
+	    plan->cgroup ? cgroup_find_thread(plan->cgroup, pid, thread->tid) : NULL;
 	struct sched sched = { 0 };
 
-	if (cgroup_put_thread(plan, thread, err) < 0)
-		return -1;
 	/* Of one that cannot be read, pin_thread() knows whether it may be gone. */
 	if (read_thread(thread->tid, now, &sched) < 0)
 		return pin_thread(plan, thread, err);
-	if (thread_may_be_on(thread, plan, now) && thread_may_run_as(thread, plan, sched))
-		return 0;
+	if (is_as_planned(plan, thread, now, sched)) {
+		if (cgroup_put_thread(plan, thread, err) < 0)
+			return -1;
+		/* By that the kernel may have forgotten its affinity. */
+		if (read_thread(thread->tid, now, &sched) < 0 ||
+		    is_as_planned(plan, thread, now, sched))
+			return 0;
+	}
 	struct move *move = array_append(&moves->list, &moves->count);
 	*move = (struct move){
 		.tid = thread->tid,
@@ -62,6 +74,8 @@ static int move_thread(const struct plan *plan, const struct thread *thread, str
 		.cpus = xbitmap_dup(thread_cpus(thread, plan)),
 		.was_sched = sched,
 		.sched = thread_sched(thread, plan),
+		.cgroup = plan->cgroup,
+		.was_in = was_in,
 	};
 	if (pin_thread(plan, thread, err) < 0)
 		return -1;
@@ -78,7 +92,7 @@ static int move_all(const struct plan *was, const struct plan *plan, const struc
 		if (sched_is_realtime(thread_sched(thread, plan)) != realtime ||
 		    (was && same_wish(thread, was, plan)))
 			continue;
-		if (move_thread(plan, thread, moves, err) < 0)
+		if (move_thread(plan, threads->pid, thread, moves, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -100,20 +114,30 @@ static int move_until_done(const struct plan *was, const struct plan *plan, stru
 	                 "QEMU makes new threads faster than they can be pinned; try again");
 }
 
+static int set_sched(pid_t tid, struct sched sched)
+{
+	struct sched now;
+
+	if (kernel_get_sched(tid, &now) < 0)
+		return -1;
+	return now.scheduler == sched.scheduler && now.priority == sched.priority
+	           ? 0
+	           : kernel_set_sched(tid, sched);
+}
+
+/* In a cgroup without a real-time budget a thread can be only while it does not run in real time;
+ * and a change of cgroups may change its affinity. */
 static int put_back(const struct move *move)
 {
-	cleanup_bitmap hwloc_bitmap_t cpus = xbitmap();
-	struct sched sched;
+	bool realtime = sched_is_realtime(move->was_sched);
 
-	if (read_thread(move->tid, cpus, &sched) < 0)
-		return errno == ESRCH ? 0 : -1;
-	if (!hwloc_bitmap_isequal(cpus, move->was_cpus) &&
-	    kernel_set_affinity(move->tid, move->was_cpus) < 0)
-		return errno == ESRCH ? 0 : -1;
-	if (sched.scheduler == move->was_sched.scheduler &&
-	    sched.priority == move->was_sched.priority)
-		return 0;
-	return kernel_set_sched(move->tid, move->was_sched) < 0 && errno != ESRCH ? -1 : 0;
+	if (!realtime && set_sched(move->tid, move->was_sched) < 0)
+		return -1;
+	if (move->was_in && cgroup_move_thread(move->cgroup, move->was_in, move->tid) < 0)
+		return -1;
+	if (kernel_set_affinity(move->tid, move->was_cpus) < 0)
+		return -1;
+	return realtime ? set_sched(move->tid, move->was_sched) : 0;
 }
 
 int apply_undo(struct moves *moves, struct error *err)
@@ -122,7 +146,7 @@ int apply_undo(struct moves *moves, struct error *err)
 
 	while (moves->count) {
 		struct move *move = &moves->list[--moves->count];
-		if (put_back(move) < 0)
+		if (put_back(move) < 0 && errno != ESRCH)
 			result = error_set(err, EXIT_FAILED, "%s could not be put back: %s",
 			                   move->name, strerror(errno));
 		free(move->name);

@@ -7,6 +7,7 @@
 
 #include <hwloc.h>
 
+#include "cgroup.h"
 #include "error.h"
 #include "plan.h"
 #include "threads.h"
@@ -17,6 +18,8 @@ struct move {
 	char *name; /* "vCPU 0", as thread_name() */
 	hwloc_bitmap_t was_cpus, cpus;
 	struct sched was_sched, sched;
+	const struct cgroup *cgroup; /* the plan's, borrowed; NULL: the VM has none */
+	const char *was_in;          /* one of its directories */
 };
 
 struct moves {
@@ -35,7 +38,8 @@ void moves_free(struct moves *moves);
 int apply_plan(const struct plan *was, const struct plan *plan, struct threads *threads,
                struct moves *moves, struct error *err);
 
-/* Takes it back; the moves are empty then. -1 (EXIT_FAILED) names what could not be. */
+/* Takes it back, while that plan is still there; the moves are empty then. -1 (EXIT_FAILED) names
+ * what could not be. */
 int apply_undo(struct moves *moves, struct error *err);
 
 #endif

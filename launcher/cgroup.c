@@ -130,8 +130,25 @@ const char *cgroup_of_thread(const struct plan *plan, const struct thread *threa
 	return cgroup->limits;
 }
 
+const char *cgroup_find_thread(const struct cgroup *cgroup, pid_t pid, pid_t tid)
+{
+	cleanup_free char *file = xasprintf("/proc/%d/task/%d/cgroup", pid, tid);
+	cleanup_free char *path = NULL;
+	const char *directories[] = { cgroup->partition, cgroup->limits };
+
+	if (!cgroup_find_path(file, cgroup->limits ? "cpu" : "cpuset", &path))
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(directories); i++) {
+		const char *name = directories[i] ? strrchr(directories[i], '/') : NULL;
+		size_t length = strlen(path), own = name ? strlen(name) : 0;
+		if (own && length >= own && strcmp(path + length - own, name) == 0)
+			return directories[i];
+	}
+	return cgroup->parent;
+}
+
 /* Writing the id of a thread that is there already costs the kernel little. */
-static int move(const struct cgroup *cgroup, const char *directory, pid_t tid)
+int cgroup_move_thread(const struct cgroup *cgroup, const char *directory, pid_t tid)
 {
 	cleanup_free char *text = xasprintf("%d", tid);
 
@@ -154,7 +171,7 @@ int cgroup_add_process(const struct plan *plan, pid_t pid, struct error *err)
 	const struct cgroup *cgroup = plan->cgroup;
 
 	if (!cgroup || !cgroup->limits || sched_is_realtime(plan->emulator_sched) ||
-	    move(cgroup, cgroup->limits, pid) == 0)
+	    cgroup_move_thread(cgroup, cgroup->limits, pid) == 0)
 		return 0;
 	return refused("QEMU", cgroup->limits, err);
 }
@@ -164,12 +181,12 @@ int cgroup_put_thread(const struct plan *plan, const struct thread *thread, stru
 	const char *directory = plan->cgroup ? cgroup_of_thread(plan, thread) : NULL;
 	struct sched sched = thread_sched(thread, plan);
 
-	if (!directory || move(plan->cgroup, directory, thread->tid) == 0)
+	if (!directory || cgroup_move_thread(plan->cgroup, directory, thread->tid) == 0)
 		return 0;
 	/* One that leaves real time, or was born of one that runs in it. */
 	if (errno == EINVAL && !sched_is_realtime(sched) &&
 	    kernel_set_sched(thread->tid, sched) == 0 &&
-	    move(plan->cgroup, directory, thread->tid) == 0)
+	    cgroup_move_thread(plan->cgroup, directory, thread->tid) == 0)
 		return 0;
 	if (errno == ESRCH && thread->role == THREAD_EMULATOR)
 		return 0;
@@ -180,7 +197,8 @@ int cgroup_put_thread(const struct plan *plan, const struct thread *thread, stru
 int cgroup_leave(const struct cgroup *cgroup, const struct threads *threads, struct error *err)
 {
 	for (size_t i = 0; i < threads->count; i++)
-		if (move(cgroup, cgroup->parent, threads->list[i].tid) < 0 && errno != ESRCH)
+		if (cgroup_move_thread(cgroup, cgroup->parent, threads->list[i].tid) < 0 &&
+		    errno != ESRCH)
 			return error_set(err, EXIT_FAILED,
 			                 "cannot put thread %d back into the cgroup %s: %s",
 			                 threads->list[i].tid, cgroup->parent, strerror(errno));

@@ -66,6 +66,13 @@ int cgroup_add_process(const struct plan *plan, pid_t pid, struct error *err);
  * grants the CPUs of a partition only in it, so this comes before pinning. EXIT_GRANT. */
 int cgroup_put_thread(const struct plan *plan, const struct thread *thread, struct error *err);
 
+/* The directory of the VM's that a thread of process `pid` is in, its parent for any other:
+ * borrowed. NULL if that cannot be read. */
+const char *cgroup_find_thread(const struct cgroup *cgroup, pid_t pid, pid_t tid);
+
+/* Puts a thread into one of the VM's directories. -1 with errno. */
+int cgroup_move_thread(const struct cgroup *cgroup, const char *directory, pid_t tid);
+
 /* Puts all threads back into QEMU's own cgroup, so that these can be removed. EXIT_FAILED. */
 int cgroup_leave(const struct cgroup *cgroup, const struct threads *threads, struct error *err);
 

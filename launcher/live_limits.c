@@ -1,3 +1,4 @@
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "cgroup.h"
@@ -25,10 +26,31 @@ static int put_threads(struct live *live, struct error *err)
 	return 0;
 }
 
+/* A command that was killed while it made a cgroup leaves one that no plan speaks of, with threads
+ * in it. */
+static int remove_leftover(struct vm_client *client, struct error *err)
+{
+	struct cgroup *left = NULL;
+	int result;
+
+	if (vm_read_cgroup(&client->dir, &left, err) < 0)
+		return -1;
+	if (!left)
+		return 0;
+	result = cgroup_leave(left, &client->threads, err);
+	if (result == 0)
+		result = cgroup_remove(left, err);
+	cgroup_free(left);
+	free(left);
+	return result;
+}
+
 static int make(struct live *live, struct error *err)
 {
 	struct vm_client *client = &live->client;
 
+	if (remove_leftover(client, err) < 0)
+		return -1;
 	live->plan->cgroup = cgroup_choose(live->plan, client->state.qemu, err);
 	if (!live->plan->cgroup || vm_write_cgroup(&client->dir, live->plan->cgroup, err) < 0 ||
 	    cgroup_make(live->plan, err) < 0)

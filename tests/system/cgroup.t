@@ -113,6 +113,13 @@ subtest 'changed while it runs' => sub {
 
 	ended run_ancla('pin', 'changed', 'shares', '1024'), 0, qr/^CPU time: was shares 2048, quota 150%, is shares 1024, quota 150%$/m, 'and other shares';
 	is cgroup_file("$own/$share_file"), $other_share, 'are the kernel\'s';
+	my $taken = runtime_dir() . '/changed/plan.json.new';
+	mkdir $taken or die "$taken: $!";
+	ended run_ancla('pin', 'changed', 'vcpu', '0', '--scheduler', 'other'), 1, qr/cannot write plan\.json/, 'a plan that cannot be written';
+	rmdir $taken or die "$taken: $!";
+	is where($pid, 'changed')->{'vcpu 0'}, 'out', 'leaves the vCPU out of the cgroup';
+	is roles($pid)->{'vcpu 0'}, '1 fifo:1', 'and in real time';
+	ended run_ancla('verify', 'changed'), 0, qr//, 'all is as before';
 	ended run_ancla('pin', 'changed', 'vcpu', '0', '--scheduler', 'other'), 0, qr/read back$/m, 'a vCPU leaves real time';
 	is where($pid, 'changed')->{'vcpu 0'}, 'in', 'and is in the cgroup';
 	ended run_ancla('pin', 'changed', 'vcpu', '0', '--scheduler', 'rr:2'), 0, qr/read back$/m, 'it runs in real time again';
@@ -121,6 +128,25 @@ subtest 'changed while it runs' => sub {
 	ended run_ancla('pin', 'changed', @$_), 2, qr/takes/, "pin @$_ is refused" for [ 'shares', '1' ], [ 'quota', '20' ], ['quota'];
 	stop_vm('changed');
 	nothing_left('changed', 'stopped');
+};
+
+# Killed after its cgroup was made, and before the plan was written.
+subtest 'a change that was killed' => sub {
+	my $status = start_vm(spec('halfway')) or return;
+	my $plan = runtime_dir() . '/halfway/plan.json';
+	my $before_change = AnclaTest::slurp($plan);
+	ended run_ancla('pin', 'halfway', 'shares', '512'), 0, qr/read back$/m, 'pin shares';
+	my ($left) = vm_cgroups($root, 'halfway') or return fail 'a cgroup';
+	open my $file, '>', $plan or die "$plan: $!";
+	print $file $before_change;
+	close $file or die "$plan: $!";
+	ended run_ancla('pin', 'halfway', 'shares', '2048', 'quota', '150%'), 0, qr/read back$/m, 'the next one is made';
+	my @own = vm_cgroups($root, 'halfway');
+	is @own, 1, 'there is one cgroup';
+	isnt $own[0], $left, 'and not the one that was left';
+	ended run_ancla('verify', 'halfway'), 0, qr/^ok      cgroup: \Q$share_file: $share\E$/m, 'verify agrees';
+	stop_vm('halfway');
+	nothing_left('halfway', 'stopped');
 };
 
 subtest 'two VMs, ended in any order' => sub {
