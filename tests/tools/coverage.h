@@ -1,4 +1,5 @@
-/* Put before every file of a build that counts coverage: a process that ends by _exit() counts, too. */
+/* Put before every file of a build that counts coverage: a process that ends by _exit() counts,
+ * too. */
 #include <unistd.h>
 
 void __gcov_dump(void);
