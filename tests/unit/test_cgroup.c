@@ -170,7 +170,7 @@ static void what_is_not_whole_is_refused(void **state)
 		"{\"version\":2,\"name\":\"a\"}",
 		"{\"version\":2,\"name\":1,\"parent\":\"/p\"}",
 		"{\"version\":2,\"name\":\"a\",\"parent\":\"/p\",\"partition\":\"/p/i\"}",
-		"{\"version\":2,\"name\":\"a\",\"parent\":\"/\",\"partition\":\"/i\",\"cpus\":\"x\"}",
+		"{\"version\":2,\"name\":\"a\",\"parent\":\"/\",\"cpus\":\"x\"}",
 	};
 
 	(void)state;
