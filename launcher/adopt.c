@@ -72,7 +72,8 @@ int adopt_threads(struct vm *vm, char **said, struct error *err)
 	if (lock < 0)
 		return 1;
 	plan = vm_read_plan(&vm->dir, err);
-	if (!plan || adopt(vm, plan, &moves, err) < 0)
+	if (!plan || (cgroup_is_needed(plan) && vm_read_cgroup(&vm->dir, &plan->cgroup, err) < 0) ||
+	    adopt(vm, plan, &moves, err) < 0)
 		return -1;
 	*said = describe(&moves);
 	return 0;

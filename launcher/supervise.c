@@ -217,6 +217,11 @@ static void process(struct supervision *s, const struct pollfd polls[N_POLLS])
 	while (interrupts-- > 0)
 		wish_to_stop(s);
 	look_at_the_time(s);
+	/* Whoever waited for an answer of QEMU may have read events, too, of which poll() knows
+	 * nothing any more. */
+	life_process(&s->life);
+	if (s->vm->threads_changed && !s->adopt_at)
+		s->adopt_at = kernel_now_ms();
 }
 
 static void sleep_until_it_ends(struct supervision *s)

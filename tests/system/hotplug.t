@@ -101,7 +101,8 @@ sub add_behind_its_back {
 }
 
 subtest 'a vCPU that somebody else adds is pinned once the guest takes it in' => sub {
-	my $vm = run_linux(linux('plug', 'ancla.do=idle', \%plug)) or return;
+	# With shares, so that it has a cgroup to leave, as it runs in real time.
+	my $vm = run_linux(linux('plug', 'ancla.do=idle', { %plug, cputune => { %{ $plug{cputune} }, shares => 512 } })) or return;
 	my $pid = qemu_of('plug');
 	add_behind_its_back();
 	ok $vm->wait_for_output(qr/ANCLA-GUEST-CPU cpu1 online/, 120), 'the guest brings it online';
