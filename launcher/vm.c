@@ -106,9 +106,20 @@ static void remove_directory(struct vm *vm)
 	vm_dir_remove(&vm->dir);
 }
 
+static void close_inherited(struct vm *vm)
+{
+	for (size_t i = 0; vm->fds && i < vm->line->n_inherited; i++)
+		if (vm->fds[i] >= 0)
+			close(vm->fds[i]);
+	free(vm->fds);
+	vm->fds = NULL;
+}
+
 void vm_end(struct vm *vm)
 {
 	spawn_end(&vm->qemu);
+	/* Its memory goes before its claim: who finds no VM is to find the pages. */
+	close_inherited(vm);
 	/* Without its lock it may be another's by now. */
 	if (vm->dir.lock >= 0)
 		remove_directory(vm);
@@ -123,10 +134,7 @@ void vm_leave(struct vm *vm)
 	qmp_free(vm->qmp);
 	if (vm->serial >= 0)
 		close(vm->serial);
-	for (size_t i = 0; vm->fds && i < vm->line->n_inherited; i++)
-		if (vm->fds[i] >= 0)
-			close(vm->fds[i]);
-	free(vm->fds);
+	close_inherited(vm);
 	vm_drop_events(vm);
 	vm_dir_close(&vm->dir);
 	vm_state_free(&vm->state);
