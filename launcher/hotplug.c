@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cgroup.h"
 #include "cpulist.h"
 #include "hotplug.h"
 #include "kernel.h"
@@ -30,13 +31,15 @@ static int number_of(struct json_object *json, const char *key)
 	                                                            : 0;
 }
 
-/* ---- the main thread's CPUs, lent ---- */
+/* ---- the main thread's place, lent ---- */
 
 /* How the main thread was before. */
 struct lent {
 	pid_t tid; /* 0: it is as it was */
 	hwloc_bitmap_t cpus;
 	struct sched sched;
+	const struct cgroup *cgroup; /* the plan's; NULL: none */
+	const char *was_in;          /* one of its directories; NULL: unknown */
 };
 
 static void give_back(struct lent *lent)
@@ -44,26 +47,36 @@ static void give_back(struct lent *lent)
 	/* Where it cannot be given back, the look over all threads that follows finds it. */
 	if (lent->tid) {
 		kernel_set_sched(lent->tid, lent->sched);
+		if (lent->was_in)
+			cgroup_move_thread(lent->cgroup, lent->was_in, lent->tid);
 		kernel_set_affinity(lent->tid, lent->cpus);
 	}
 	hwloc_bitmap_free(lent->cpus);
 	*lent = (struct lent){ 0 };
 }
 
-static int lend(struct lent *lent, pid_t main, hwloc_const_bitmap_t cpus, struct sched sched,
-                struct error *err)
+/* In the thread's place are its cgroup, its CPUs and its scheduling: in that order, as CPUs of a
+ * partition are granted only in it, and real time may be refused in the cgroup of shares. */
+static int lend(struct lent *lent, pid_t main, const struct plan *plan, enum thread_role role,
+                int index, struct error *err)
 {
+	struct thread as = { .role = role, .index = index, .tid = main };
+	hwloc_const_bitmap_t cpus = thread_cpus(&as, plan);
+	struct sched sched = thread_sched(&as, plan);
 	cleanup_free char *list = cpulist_format(cpus);
 
 	lent->cpus = xbitmap();
 	if (kernel_get_affinity(main, lent->cpus) < 0 || kernel_get_sched(main, &lent->sched) < 0)
 		return error_set(err, EXIT_FAILED, "QEMU's main thread cannot be read: %s",
 		                 strerror(errno));
+	lent->cgroup = plan->cgroup;
+	lent->was_in = plan->cgroup ? cgroup_find_thread(plan->cgroup, main, main) : NULL;
 	lent->tid = main;
+	if (cgroup_put_thread(plan, &as, err) < 0)
+		return -1;
 	if (kernel_set_affinity(main, cpus) == 0 && kernel_set_sched(main, sched) == 0)
 		return 0;
 	int reason = errno;
-	give_back(lent);
 	return error_set(err, EXIT_GRANT,
 	                 "the kernel refuses QEMU's main thread CPUs %s, scheduler %s, priority "
 	                 "%d, which the new thread is to inherit: %s%s",
@@ -71,14 +84,14 @@ static int lend(struct lent *lent, pid_t main, hwloc_const_bitmap_t cpus, struct
 	                 kernel_sched_advice(reason));
 }
 
-/* Runs a command that makes a thread, which is born with these CPUs and this scheduling. */
+/* Runs a command that makes a thread of the plan's, which is born in its place. */
 static int call_lending(struct live *live, const char *command, struct json_object *arguments,
-                        hwloc_const_bitmap_t cpus, struct sched sched, struct error *err)
+                        enum thread_role role, int index, struct error *err)
 {
 	__attribute__((cleanup(give_back))) struct lent lent = { 0 };
 
 	live_defer_signals();
-	if (lend(&lent, live->client.state.qemu, cpus, sched, err) < 0) {
+	if (lend(&lent, live->client.state.qemu, live->plan, role, index, err) < 0) {
 		json_object_put(arguments);
 		return -1;
 	}
@@ -145,7 +158,6 @@ static int settle(struct live *live, enum thread_role role, int index, struct er
 int hotplug_add_vcpu(struct live *live, struct error *err)
 {
 	int index = live->plan->vcpus_online;
-	const struct plan_vcpu *vcpu = &live->plan->vcpus[index];
 	cleanup_json struct json_object *slot = find_slot(&live->client, index, err);
 	struct json_object *arguments = json_object_new_object(), *props;
 	cleanup_free char *id = xasprintf("vcpu%d", index);
@@ -159,7 +171,7 @@ int hotplug_add_vcpu(struct live *live, struct error *err)
 	    json_object_object_add(arguments, key, json_object_get(value));
 	json_add_string(arguments, "driver", text_of(slot, "type"));
 	json_add_string(arguments, "id", id);
-	if (call_lending(live, "device_add", arguments, vcpu->cpus, vcpu->sched, err) < 0)
+	if (call_lending(live, "device_add", arguments, THREAD_VCPU, index, err) < 0)
 		return error_prefix(err, "vCPU %d was not added: ", index);
 	live->plan->vcpus_online = index + 1;
 	if (settle(live, THREAD_VCPU, index, err) < 0)
@@ -290,7 +302,7 @@ int hotplug_add_iothread(struct live *live, struct error *err)
 
 	json_add_string(arguments, "qom-type", "iothread");
 	json_add_string(arguments, "id", iothread->id);
-	if (call_lending(live, "object-add", arguments, iothread->cpus, iothread->sched, err) < 0)
+	if (call_lending(live, "object-add", arguments, THREAD_IOTHREAD, index, err) < 0)
 		return -1;
 	use_new_plan(live);
 	if (settle(live, THREAD_IOTHREAD, index, err) == 0 &&

@@ -92,6 +92,17 @@ for my $qemu (qemus()) {
 	};
 }
 
+# A cgroup of shares may grant no real time: what runs in it is born outside.
+subtest 'with shares' => sub {
+	start_vm(spec('plug', { %plug, cputune => { %{ $plug{cputune} }, shares => 512 } })) or return;
+	my $pid = qemu_of('plug');
+	ended run_ancla(qw(vcpus plug 2)), 0, qr/^vCPU 1 is there/m, 'a vCPU is added';
+	ended run_ancla(qw(iothread plug add io7 --cpus 0 --scheduler rr:3)), 0, qr/^iothread io7 is there/m, 'an iothread, too';
+	is_deeply [ @{ roles($pid) }{ 'vcpu 1', 'iothread io7' } ], [ '1 fifo:2', '0 rr:3' ], 'both run in real time';
+	settled($pid, 2);
+	stop_vm('plug');
+};
+
 # Adds a vCPU as anybody could, over QMP.
 sub add_behind_its_back {
 	my $monitor = runtime_dir() . '/plug/qmp.sock';
