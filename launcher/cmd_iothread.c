@@ -132,7 +132,7 @@ const struct command cmd_iothread = {
 	.summary = "Add an iothread to a running VM, or take one away",
 	.details =
 	    "Checked as a launch is; the thread is born on its CPUs, with its scheduler, and read\n"
-	    "back before anything uses it. QEMU keeps one that serves a device.",
+	    "back before anything uses it. One that serves a device stays.",
 	.options = options,
 	.run = run,
 };

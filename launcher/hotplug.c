@@ -312,11 +312,71 @@ int hotplug_add_iothread(struct live *live, struct error *err)
 	return -1;
 }
 
+/* A property, as text; NULL if it cannot be had. The caller frees. */
+static char *object_property(struct vm_client *client, const char *path, const char *property)
+{
+	cleanup_error struct error ignored = ERROR_INIT;
+	struct json_object *arguments = json_object_new_object(), *reply = NULL;
+
+	json_add_string(arguments, "path", path);
+	json_add_string(arguments, "property", property);
+	if (vm_client_call(client, "qom-get", arguments, &reply, &ignored) < 0)
+		return NULL;
+	char *text = json_object_is_type(reply, json_type_string)
+	                 ? xstrdup(json_object_get_string(reply))
+	                 : NULL;
+	json_object_put(reply);
+	return text;
+}
+
+/* The device of this container that the iothread serves, NULL if there is none. The caller frees.
+ */
+static char *served_in(struct vm_client *client, const char *container, const char *id)
+{
+	cleanup_error struct error ignored = ERROR_INIT;
+	cleanup_free char *wanted = xasprintf("/objects/%s", id);
+	struct json_object *arguments = json_object_new_object(), *devices = NULL;
+	char *served = NULL;
+
+	json_add_string(arguments, "path", container);
+	if (vm_client_call(client, "qom-list", arguments, &devices, &ignored) < 0)
+		return NULL; /* QEMU makes it with the first device */
+	if (json_object_is_type(devices, json_type_array))
+		for (size_t i = 0; i < json_object_array_length(devices) && !served; i++) {
+			struct json_object *device = json_object_array_get_idx(devices, i);
+			const char *name = text_of(device, "name"), *type = text_of(device, "type");
+			if (!name || !type || strncmp(type, "child<", 6) != 0)
+				continue;
+			cleanup_free char *path = xasprintf("%s/%s", container, name);
+			cleanup_free char *iothread = object_property(client, path, "iothread");
+			if (iothread && strcmp(iothread, wanted) == 0)
+				served = xstrdup(name);
+		}
+	json_object_put(devices);
+	return served;
+}
+
+/* Of an iothread that serves a device QEMU would take the name away, and keep the thread. */
+static int check_serves_nothing(struct vm_client *client, const char *id, struct error *err)
+{
+	cleanup_free char *named = served_in(client, "/machine/peripheral", id);
+	cleanup_free char *other = named ? NULL : served_in(client, "/machine/peripheral-anon", id);
+
+	if (!named && !other)
+		return 0;
+	return error_set(err, EXIT_FAILED,
+	                 "iothread \"%s\" serves the device %s, and is there as long as that is; "
+	                 "only one that serves nothing can be taken away",
+	                 id, named ? named : other);
+}
+
 int hotplug_remove_iothread(struct live *live, const char *id, struct error *err)
 {
 	struct plan *plan = live->plan;
 	size_t kept = 0;
 
+	if (check_serves_nothing(&live->client, id, err) < 0)
+		return -1;
 	if (delete_object(&live->client, id, err) < 0)
 		return -1;
 	for (size_t i = 0; i < plan->n_iothreads; i++) {

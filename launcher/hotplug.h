@@ -30,7 +30,7 @@ int hotplug_remove_vcpu(struct live *live, struct hotplug_events *events, struct
 /* Makes the iothread that is the last in live->plan. If a step fails, there is none. */
 int hotplug_add_iothread(struct live *live, struct error *err);
 
-/* Takes an iothread away that serves nothing, and out of live->plan. */
+/* Takes an iothread away, and out of live->plan. EXIT_FAILED: it serves a device, among others. */
 int hotplug_remove_iothread(struct live *live, const char *id, struct error *err);
 
 #endif

@@ -90,6 +90,19 @@ for my $qemu (qemus()) {
 		settled($pid, 1);
 		stop_vm('plug');
 	};
+
+	subtest "$qemu->[0]: an iothread that serves a disk" => sub {
+		my $image = tmpdir() . '/disk.img';
+		open my $file, '>', $image or die "$image: $!";
+		truncate $file, 1 << 20;
+		start_vm(spec('plug', { %plug, iothreads => ['io0'], disks => [ { file => $image, iothread => 'io0' } ], qemu => { binary => $qemu->[1] } })) or return;
+		my $pid = qemu_of('plug');
+		my $thread = task_of($pid, 'iothread io0')->{tid};
+		ended run_ancla(qw(iothread plug remove io0)), 1, qr/iothread "io0" serves the device virtio-disk0/, 'is not taken away';
+		is task_of($pid, 'iothread io0')->{tid}, $thread, 'and is the same thread still';
+		settled($pid, 1);
+		stop_vm('plug');
+	};
 }
 
 # A cgroup of shares may grant no real time: what runs in it is born outside.
