@@ -58,7 +58,10 @@ static void troff_details(const char *text)
 		if (indented != form)
 			puts(indented ? ".PP\n.nf" : ".fi\n.PP");
 		form = indented;
-		troff_line(*line ? line : ".PP");
+		if (*line)
+			troff_line(line);
+		else
+			puts(".PP");
 		text += length + (text[length] == '\n');
 	}
 	if (form)

@@ -47,6 +47,7 @@ subtest 'manual pages' => sub {
 	my $lint = run_command('mandoc', '-T', 'lint', '-W', 'warning', @pages);
 	is "$lint->{exit} $lint->{out}$lint->{err}", '0 ', 'mandoc finds nothing';
 	my ($man, $spec) = map { run_command('mandoc', '-T', 'ascii', '-O', 'width=1000', $_)->{out} =~ s/.\x08//gr } @pages;
+	is_deeply [ grep { /(?:^|\s)\.[A-Zbfn][A-Z]?[a-z]?(?:\s|$)/ } split /\n/, $man ], [], 'no request is shown as text';
 	for my $command (sort keys %options) {
 		ok $man =~ /^   \Q$command\E\b.*?(?=^   [a-z]|^[A-Z])/ms, "ancla(1) has $command" or next;
 		my $section = $&;
