@@ -51,7 +51,7 @@ struct words {
 	int count, at;
 };
 
-static const char *const kinds[] = { "vcpu", "emulator", "iothread", "shares", "quota" };
+static const char *const kinds[] = { "vcpu", "emulator", "iothread", "shares", "quota", "memory" };
 
 static bool is_kind(const char *word)
 {
@@ -194,10 +194,10 @@ static int parse_target(struct change *change, struct words *words, struct error
 	if (!id && strcmp(kind, "emulator") != 0) {
 		const char *near = nearest_word(kind, kinds, ARRAY_SIZE(kinds));
 		return error_set(err, EXIT_USAGE,
-		                 "no target \"%s\"%s%s%s; there are vcpu, emulator, iothread, "
-		                 "shares, quota",
+		                 "no target \"%s\"%s%s%s there are vcpu, emulator, iothread, "
+		                 "shares, quota, memory",
 		                 kind, near ? "; did you mean \"" : "", near ? near : "",
-		                 near ? "\"?" : "");
+		                 near ? "\"?" : ";");
 	}
 	if (parse_cpus(words, &cpus, err) < 0)
 		return -1;

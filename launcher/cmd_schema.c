@@ -51,9 +51,10 @@ static int describe(const char *name)
 	const char *near = nearest_word(name, (const char *const *)asked.kept, asked.n_paths);
 	if (!asked.found)
 		fprintf(stderr,
-		        "ancla: the spec has no field \"%s\"%s%s%s; `ancla schema --fields` lists "
+		        "ancla: the spec has no field \"%s\"%s%s%s `ancla schema --fields` lists "
 		        "them\n",
-		        name, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+		        name, near ? "; did you mean \"" : "", near ? near : "",
+		        near ? "\"?" : ";");
 	for (size_t i = 0; i < asked.n_paths; i++)
 		free(asked.kept[i]);
 	free(asked.kept);

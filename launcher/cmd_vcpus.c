@@ -119,8 +119,8 @@ const struct command cmd_vcpus = {
 	    "Up to max-vcpus of its spec, whose CPUs the VM holds from its start. A new vCPU's\n"
 	    "thread is born on its CPUs, with its scheduler, and read back; then the guest may\n"
 	    "bring it online. To take one away the guest is asked, and has 20 s to let go; with "
-	    "TCG,\n"
-	    "of which QEMU does not survive it, that is refused.",
+	    "TCG\n"
+	    "that is refused, as QEMU does not survive it.",
 	.options = options,
 	.run = run,
 };

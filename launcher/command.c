@@ -96,7 +96,7 @@ static int print_help(const struct command *const table[])
 	       "commands:\n");
 	for (int i = 0; table[i]; i++) {
 		cleanup_free char *left = xasprintf("%s %s", table[i]->name, table[i]->arguments);
-		printf("  %-24s %s\n", left, table[i]->summary);
+		printf("  %-28s %s\n", left, table[i]->summary);
 	}
 	printf(
 	    "\n`ancla COMMAND --help` tells more. Exit codes: 0 done; 1 failed while running, or "
@@ -250,7 +250,7 @@ int command_main(const struct command *const table[], int argc, char **argv)
 			return run_command(table[count], argc - 2, argv + 2);
 	}
 	const char *near = nearest_word(argv[1], names, count);
-	fprintf(stderr, "ancla: no command \"%s\"%s%s%s; try `ancla --help`\n", argv[1],
-	        near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+	fprintf(stderr, "ancla: no command \"%s\"%s%s%s try `ancla --help`\n", argv[1],
+	        near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : ";");
 	return EXIT_USAGE;
 }

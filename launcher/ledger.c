@@ -481,8 +481,8 @@ int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, stru
 		          strerror(errno));
 	else if (result < 0)
 		error_set(err, EXIT_FAILED,
-		          "no VM \"%s\" runs%s%s%s; `ancla list` shows those that do", name,
-		          near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+		          "no VM \"%s\" runs%s%s%s `ancla list` shows those that do", name,
+		          near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : ";");
 	free_names(names, count);
 	return result;
 }

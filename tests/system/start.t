@@ -75,7 +75,7 @@ subtest 'bad specs and refusals' => sub {
 subtest 'a VM that does not run' => sub {
 	start_vm(spec('webserver')) or return;
 	for my $command (qw(status verify stop)) {
-		ended run_ancla($command, 'webservr'), 1, qr/^ancla: no VM "webservr" runs; did you mean "webserver"\?; `ancla list`/m, "$command: the nearest name";
+		ended run_ancla($command, 'webservr'), 1, qr/^ancla: no VM "webservr" runs; did you mean "webserver"\? `ancla list`/m, "$command: the nearest name";
 		ended run_ancla($command, 'database'), 1, qr/^ancla: no VM "database" runs; `ancla list` shows those that do$/m, "$command: no name is near";
 		ended run_ancla($command, '../webserver'), 1, qr/no VM/, "$command: a path is no name";
 		ended run_ancla($command, $_), 1, qr/no VM/, "$command: nor is '$_'" for '', '.', '..', '.lock', 'a' x 5000;
