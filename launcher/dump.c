@@ -28,7 +28,12 @@ static char *directory_path(void)
 char *dump_directory(struct error *err)
 {
 	cleanup_free char *path = directory_path();
+	const char *own = getenv("ANCLA_DUMP_DIR");
 
+	if (own && *own && *own != '/') {
+		error_set(err, EXIT_GRANT, "ANCLA_DUMP_DIR is \"%s\"; give an absolute path", own);
+		return NULL;
+	}
 	if (!path) {
 		error_set(err, EXIT_GRANT,
 		          "there is no directory for dumps: HOME is not set; set ANCLA_DUMP_DIR to "

@@ -20,8 +20,10 @@ static int attach(const char *tap, const char *bridge, struct error *err)
 	request.ifr_ifindex = (int)if_nametoindex(tap);
 	if (fd >= 0 && ioctl(fd, SIOCBRADDIF, &request) == 0)
 		return 0;
-	return error_set(err, EXIT_GRANT, "nics: cannot attach %s to the bridge %s: %s", tap,
-	                 bridge, strerror(errno));
+	bool none = errno == ENODEV || errno == EOPNOTSUPP;
+	return error_set(err, EXIT_GRANT, "nics: cannot attach %s to the bridge %s: %s%s", tap,
+	                 bridge, strerror(errno),
+	                 none ? "; `ip link show type bridge` lists those that there are" : "");
 }
 
 static int set_up(const char *tap, struct error *err)

@@ -223,7 +223,7 @@ subtest 'taps and bridges' => sub {
 	unlike $result->{out}, qr/^B .*tap|^B .*ancla-t0/m, 'afterwards they are gone';
 	like $result->{out}, qr/^C \d+: x,ifname=y: .*master br,0 /m, 'with any name';
 	like $result->{out}, qr/^D 4$/m, 'a bridge that is not there: exit code 4';
-	like $result->{err}, qr/cannot attach tap\d+ to the bridge nobridge: No such device/, 'and the reason';
+	like $result->{err}, qr/cannot attach tap\d+ to the bridge nobridge: No such device; `ip link show type bridge` lists/, 'and the reason';
 	unlike $result->{out}, qr/^E .*(?:tap|ancla-t1)/m, 'and no tap is left';
 	clean;
 };

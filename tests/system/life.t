@@ -87,6 +87,7 @@ subtest 'a dump that cannot be written' => sub {
 	my $path = make_spec(linux('nowhere', 'ancla.do=panic', { 'on-crash' => 'dump' }));
 	ended run_ancla('run', $path, { env => { ANCLA_DUMP_DIR => "$file/dumps" } }),
 		4, qr{dumps cannot be written to \Q$file\E/dumps: Not a directory; make it, or set ANCLA_DUMP_DIR}, 'no directory: no start';
+	ended run_ancla('run', $path, { env => { ANCLA_DUMP_DIR => 'dumps' } }), 4, qr/ANCLA_DUMP_DIR is "dumps"; give an absolute path/, 'nor a relative one';
 	my $small = tmpdir() . '/small';
 	mkdir $small;
 	my $result = run_command('unshare', '-m', 'sh', '-c',
