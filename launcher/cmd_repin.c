@@ -3,6 +3,7 @@
 #include "apply.h"
 #include "command.h"
 #include "cpulist.h"
+#include "live_limits.h"
 #include "util.h"
 #include "vm_client.h"
 
@@ -49,6 +50,15 @@ static void print_moves(const struct plan *plan, const struct moves *moves)
 		printf("every thread of %s is as planned\n", plan->name);
 }
 
+static int remove_left(struct vm_client *client, struct error *err)
+{
+	cleanup_ledger struct ledger ledger = LEDGER_INIT;
+
+	if (!live_limits_left(client))
+		return 0;
+	return ledger_open(&ledger, false, err) < 0 ? -1 : live_limits_remove_left(client, err);
+}
+
 static int run(const struct invocation *call)
 {
 	cleanup_vm_client struct vm_client client = VM_CLIENT_INIT;
@@ -57,6 +67,7 @@ static int run(const struct invocation *call)
 
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
 	    vm_client_connect(&client, &err) < 0 || vm_client_query(&client, &err) < 0 ||
+	    remove_left(&client, &err) < 0 ||
 	    apply_plan(NULL, client.plan, &client.threads, &moves, &err) < 0)
 		return command_fail(&err);
 	vm_client_disconnect(&client);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "live_limits.h"
 #include "util.h"
 #include "verify.h"
 #include "vm_client.h"
@@ -47,6 +48,9 @@ static int find_threads(struct vm_client *client, struct checks *checks, struct 
 	if (vm_client_is_starting(client))
 		return vm_client_connect(client, err);
 	if (vm_client_connect(client, &silent) == 0 && vm_client_query(client, &silent) == 0) {
+		if (live_limits_left(client))
+			verify_add(checks, "cgroup", "none",
+			           "one that a killed command left; `ancla repin` removes it");
 		vm_client_disconnect(client);
 		return 0;
 	}

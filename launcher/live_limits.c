@@ -26,13 +26,18 @@ static int put_threads(struct live *live, struct error *err)
 	return 0;
 }
 
-/* A command that was killed while it made a cgroup leaves one that no plan speaks of, with threads
- * in it. */
-static int remove_leftover(struct vm_client *client, struct error *err)
+bool live_limits_left(const struct vm_client *client)
+{
+	return !cgroup_is_needed(client->plan) && vm_has_cgroup(&client->dir);
+}
+
+int live_limits_remove_left(struct vm_client *client, struct error *err)
 {
 	struct cgroup *left = NULL;
 	int result;
 
+	if (!live_limits_left(client))
+		return 0;
 	if (vm_read_cgroup(&client->dir, &left, err) < 0)
 		return -1;
 	if (!left)
@@ -40,6 +45,8 @@ static int remove_leftover(struct vm_client *client, struct error *err)
 	result = cgroup_leave(left, &client->threads, err);
 	if (result == 0)
 		result = cgroup_remove(left, err);
+	if (result == 0)
+		unlinkat(client->dir.dirfd, VM_CGROUP, 0);
 	cgroup_free(left);
 	free(left);
 	return result;
@@ -49,7 +56,7 @@ static int make(struct live *live, struct error *err)
 {
 	struct vm_client *client = &live->client;
 
-	if (remove_leftover(client, err) < 0)
+	if (live_limits_remove_left(client, err) < 0)
 		return -1;
 	live->plan->cgroup = cgroup_choose(live->plan, client->state.qemu, err);
 	if (!live->plan->cgroup || vm_write_cgroup(&client->dir, live->plan->cgroup, err) < 0 ||

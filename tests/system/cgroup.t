@@ -135,11 +135,20 @@ subtest 'a change that was killed' => sub {
 	my $status = start_vm(spec('halfway')) or return;
 	my $plan = runtime_dir() . '/halfway/plan.json';
 	my $before_change = AnclaTest::slurp($plan);
-	ended run_ancla('pin', 'halfway', 'shares', '512'), 0, qr/read back$/m, 'pin shares';
-	my ($left) = vm_cgroups($root, 'halfway') or return fail 'a cgroup';
-	open my $file, '>', $plan or die "$plan: $!";
-	print $file $before_change;
-	close $file or die "$plan: $!";
+	my $kill_halfway = sub {
+		ended run_ancla('pin', 'halfway', 'shares', '512'), 0, qr/read back$/m, 'pin shares';
+		open my $file, '>', $plan or die "$plan: $!";
+		print $file $before_change;
+		close $file or die "$plan: $!";
+		return (vm_cgroups($root, 'halfway'))[0];
+	};
+	$kill_halfway->() or return fail 'a cgroup';
+	ended run_ancla('verify', 'halfway'), 5, qr/^DIFFERS cgroup: expected none, /m, 'verify finds what is left';
+	ended run_ancla('repin', 'halfway'), 0, qr//, 'repin';
+	nothing_left('halfway', 'put right');
+	ended run_ancla('verify', 'halfway'), 0, qr//, 'verify agrees';
+
+	my $left = $kill_halfway->() or return fail 'a cgroup';
 	ended run_ancla('pin', 'halfway', 'shares', '2048', 'quota', '150%'), 0, qr/read back$/m, 'the next one is made';
 	my @own = vm_cgroups($root, 'halfway');
 	is @own, 1, 'there is one cgroup';
