@@ -166,6 +166,15 @@ bool kernel_is_dying(pid_t pid)
 	       (flags && strtoul(flags, NULL, 10) & exiting);
 }
 
+bool kernel_is_its_own(pid_t pid)
+{
+	const unsigned long kthread = 0x200000; /* PF_KTHREAD, include/linux/sched.h */
+	char text[1024];
+	const char *flags = stat_field(read_stat(pid, text, sizeof(text)), 9);
+
+	return flags && strtoul(flags, NULL, 10) & kthread;
+}
+
 bool kernel_is_stopped(pid_t pid)
 {
 	char text[1024];

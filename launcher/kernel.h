@@ -40,6 +40,11 @@ uint64_t kernel_start_time(pid_t pid);
  * its program, though it may still hold files. */
 bool kernel_is_dying(pid_t pid);
 
+/* Whether it is a thread of the kernel's own, whose name nobody else gave it (proc(5), stat:
+ * flags).
+ */
+bool kernel_is_its_own(pid_t pid);
+
 /* Whether it was stopped by a signal (SIGSTOP), or by a debugger. */
 bool kernel_is_stopped(pid_t pid);
 

@@ -235,10 +235,11 @@ static void add_kernel_threads(struct threads *threads)
 		if (pid <= 0)
 			continue;
 		kernel_comm(pid, pid, comm);
-		if (strcmp(comm, vhost) == 0 && !by_tid(threads, pid))
-			threads_add(threads, THREAD_VHOST, -1, pid);
-		else if (strcmp(comm, pit) == 0 && !by_tid(threads, pid))
-			threads_add(threads, THREAD_KVM_PIT, -1, pid);
+		bool is_vhost = strcmp(comm, vhost) == 0;
+		/* Any process may call itself so. */
+		if ((is_vhost || strcmp(comm, pit) == 0) && kernel_is_its_own(pid) &&
+		    !by_tid(threads, pid))
+			threads_add(threads, is_vhost ? THREAD_VHOST : THREAD_KVM_PIT, -1, pid);
 	}
 	if (dir)
 		closedir(dir);

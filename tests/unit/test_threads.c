@@ -5,7 +5,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -82,6 +84,39 @@ static void threads_are_known_by_their_names(void **state)
 	assert_null(strstr(unknown, "), "));
 }
 
+/* Whoever is given a vCPU's scheduling runs in real time: a name alone is no proof. */
+static void a_process_that_is_named_as_a_kernel_thread_is_none(void **state)
+{
+	cleanup_threads struct threads threads = { .pid = getpid() };
+	cleanup_error struct error err = ERROR_INIT;
+	const struct plan plan = { .kernel_threads = true };
+	int named_pipe[2], done_pipe[2];
+	char byte;
+
+	(void)state;
+	assert_int_equal(pipe(named_pipe), 0);
+	assert_int_equal(pipe(done_pipe), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		cleanup_free char *name = xasprintf("kvm-pit/%d", getppid());
+		close(done_pipe[1]);
+		_exit(prctl(PR_SET_NAME, name) < 0 || write(named_pipe[1], "n", 1) != 1 ||
+		      read(done_pipe[0], &byte, 1) != 0);
+	}
+	assert_true(pid > 0);
+	assert_int_equal(read(named_pipe[0], &byte, 1), 1);
+	assert_int_equal(threads_complete(&threads, &plan, &err), 0);
+	const struct thread *found = find(&threads, pid);
+	int status;
+	close(done_pipe[0]);
+	close(done_pipe[1]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	close(named_pipe[0]);
+	close(named_pipe[1]);
+	assert_int_equal(status, 0);
+	assert_null(found);
+}
+
 static void vcpus_are_counted_up_to_the_first_gap(void **state)
 {
 	static const struct {
@@ -105,6 +140,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(threads_are_known_by_their_names),
+		cmocka_unit_test(a_process_that_is_named_as_a_kernel_thread_is_none),
 		cmocka_unit_test(vcpus_are_counted_up_to_the_first_gap),
 	};
 
