@@ -1,14 +1,17 @@
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "notify.h"
 #include "util.h"
+#include "waits.h"
 
 static struct {
 	struct sockaddr_un address;
@@ -57,10 +60,15 @@ int notify(const char *format, ...)
 	va_start(args, format);
 	cleanup_free char *message = xvasprintf(format, args);
 	va_end(args);
+	/* Of signs of life the next one does as well; all else is said once. */
+	bool again = strncmp(message, "WATCHDOG=", strlen("WATCHDOG=")) == 0;
+	struct timeval limit = { LIMIT_NOTIFY_MS / 1000, LIMIT_NOTIFY_MS % 1000 * 1000 };
 	cleanup_close int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	ssize_t sent = fd < 0 ? -1
-	                      : sendto(fd, message, strlen(message), MSG_NOSIGNAL | MSG_DONTWAIT,
-	                               (struct sockaddr *)&manager.address, manager.length);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+		return -1;
+	ssize_t sent =
+	    sendto(fd, message, strlen(message), MSG_NOSIGNAL | (again ? MSG_DONTWAIT : 0),
+	           (struct sockaddr *)&manager.address, manager.length);
 	return sent < 0 ? -1 : 0;
 }
 

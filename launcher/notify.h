@@ -7,8 +7,9 @@
  * of theirs. */
 void notify_begin(void);
 
-/* Sends "READY=1" or the like; several assignments are lines of one message. What cannot be sent is
- * lost: a manager that does not listen must not stop a VM. Returns 0 if it was sent, or there is
+/* Sends "READY=1" or the like; several assignments are lines of one message. A manager that is busy
+ * is waited for, LIMIT_NOTIFY_MS at most, but not with "WATCHDOG=1". What cannot be sent is lost: a
+ * manager that does not listen must not stop a VM. Returns 0 if it was sent, or there is
  * nobody to send it to; -1 with errno. */
 int notify(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

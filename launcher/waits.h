@@ -49,6 +49,8 @@
 	ROW(LIMIT_MONITOR_MS, 15000, "the monitor of a VM, while one other command uses it",       \
 	    "the command fails")                                                                   \
 	ROW(LIMIT_LIST_MS, 1000, "each answer of a VM that is listed", "its state is \"silent\"")  \
+	ROW(LIMIT_NOTIFY_MS, 1000, "a busy service manager to take what it is told",               \
+	    "it is not told")                                                                      \
 	ROW(LIMIT_DRAIN_MS, 1000, "standard output to take a guest's last words",                  \
 	    "they are dropped")
 

@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -94,6 +96,31 @@ static void an_abstract_name_is_written_to(void **state)
 	a_message_arrives_whole(true);
 }
 
+/* What is said once waits until a busy manager hears it; signs of life do not. */
+static void a_busy_manager_is_waited_for(void **state)
+{
+	struct listener listener = listen_at(false);
+	int status;
+
+	(void)state;
+	notify_begin();
+	while (notify("WATCHDOG=1") == 0)
+		continue;
+	assert_int_equal(errno, EAGAIN);
+	pid_t manager = fork();
+	assert_true(manager >= 0);
+	if (manager == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (strcmp(heard(&listener), "STOPPING=1") != 0)
+			continue;
+		_exit(0);
+	}
+	assert_int_equal(notify("STOPPING=1"), 0);
+	assert_int_equal(waitpid(manager, &status, 0), manager);
+	assert_int_equal(status, 0);
+	end_listening(&listener);
+}
+
 static int watchdog(const char *usec, const char *pid)
 {
 	struct listener listener = listen_at(true);
@@ -142,6 +169,7 @@ int main(void)
 		cmocka_unit_test(without_a_manager_nothing_is_sent),
 		cmocka_unit_test(a_path_is_written_to),
 		cmocka_unit_test(an_abstract_name_is_written_to),
+		cmocka_unit_test(a_busy_manager_is_waited_for),
 		cmocka_unit_test(signs_of_life_are_due_twice_an_interval),
 		cmocka_unit_test(what_is_no_address_is_no_manager),
 	};
