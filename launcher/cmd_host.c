@@ -50,12 +50,9 @@ static void paragraph_word(struct paragraph *out, const char *word)
 	if (out->column > out->indent && out->column + 1 + length > WIDTH) {
 		printf("\n%*s", (int)out->indent, "");
 		out->column = out->indent;
-	} else {
-		putchar(' ');
-		out->column++;
 	}
-	fputs(word, stdout);
-	out->column += length;
+	printf(" %s", word);
+	out->column += 1 + length;
 }
 
 static void paragraph_text(struct paragraph *out, const char *text)
