@@ -208,6 +208,19 @@ static bool is_over(struct searching *s)
 	return s->work > s->effort;
 }
 
+/* The next lower node that is the same in every respect and may be used; itself: none. */
+static size_t twin_of(const struct searching *s, size_t node)
+{
+	const struct fit_node *nodes = s->problem->nodes;
+	size_t twin = nodes[node].twin;
+
+	if (!s->banned)
+		return twin;
+	while (s->banned[twin] && nodes[twin].twin != twin)
+		twin = nodes[twin].twin;
+	return s->banned[twin] ? node : twin;
+}
+
 /* Counts of the classes from the `nth` on for the node, the largest first. With `tied` they are so
  * far just those of its twin, which must not have less. */
 static void search_counts(struct searching *s, size_t node, size_t nth, bool tied, uint64_t vcpus,
@@ -226,7 +239,7 @@ static void search_counts(struct searching *s, size_t node, size_t nth, bool tie
 	size_t class = s->large_first ? s->by_size[nth] : nth;
 	const struct fit_unit *unit = unit_of(s, class);
 	unsigned all = s->left[class], most = unit->may[node] ? all : 0;
-	unsigned twin = s->taken[host->twin * problem->n_classes + class];
+	unsigned twin = s->taken[twin_of(s, node) * problem->n_classes + class];
 	if (problem->dedicated && unit->vcpus) {
 		uint64_t room = (host->capacity - vcpus) / unit->vcpus;
 		most = room < most ? (unsigned)room : most;
@@ -254,7 +267,7 @@ static void search_node(struct searching *s, size_t node, const struct place_cos
 		leaf(s, sum);
 		return;
 	}
-	search_counts(s, node, 0, s->problem->nodes[node].twin != node, 0, sum);
+	search_counts(s, node, 0, twin_of(s, node) != node, 0, sum);
 }
 
 /* Looks for the best solution of at most `limit` (`below`: less). With `first` the first one will

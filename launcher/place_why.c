@@ -13,6 +13,34 @@ char *place_unit_name(const struct placing *p, size_t unit)
 	return xasprintf("guest node %d", p->plan->memory[unit].guest_node);
 }
 
+/* "2MiB, 1GiB": the huge pages that a node knows; "" if it knows none. */
+static char *page_sizes(const struct host_node *node)
+{
+	char *text = xstrdup("");
+
+	for (size_t i = 0; i < node->n_pages; i++) {
+		cleanup_free char *size = format_size(node->pages[i].size);
+		char *longer = xasprintf("%s%s%s", text, *text ? ", " : "", size);
+		free(text);
+		text = longer;
+	}
+	return text;
+}
+
+/* Why the pages of a unit are not to be had on its node. */
+static char *lacking_pages(const struct plan_memory *region, const struct host_node *node,
+                           uint64_t needed_bytes, uint64_t free_bytes)
+{
+	cleanup_free char *pages = plan_pages_name(region);
+	cleanup_free char *needed = format_size(needed_bytes);
+	cleanup_free char *available = format_size(free_bytes);
+
+	if (region->pages != PAGES_HUGE || host_node_pages(node, region->page_size))
+		return xasprintf("%s of %s pages free, %s needed", available, pages, needed);
+	cleanup_free char *known = page_sizes(node);
+	return xasprintf("no huge pages of %s%s%s", pages, *known ? ", only of " : "", known);
+}
+
 char *place_unit_reason(const struct placing *p, const struct fit_problem *problem, size_t unit,
                         size_t node)
 {
@@ -31,10 +59,7 @@ char *place_unit_reason(const struct placing *p, const struct fit_problem *probl
 		                 what->vcpus);
 	if (what->memory <= pools[what->pool] || (what->may_degrade && what->memory <= pools[0]))
 		return NULL;
-	cleanup_free char *pages = plan_pages_name(region);
-	cleanup_free char *needed = format_size(what->memory);
-	cleanup_free char *available = format_size(pools[what->pool]);
-	return xasprintf("%s of %s pages free, %s needed", available, pages, needed);
+	return lacking_pages(region, &p->host->nodes[where->home], what->memory, pools[what->pool]);
 }
 
 /* ---- the choice, the runner-up, and the nodes that were rejected ---- */
@@ -73,7 +98,8 @@ static bool *used_nodes(const struct fit_problem *problem, const struct fit_solu
 /* Of more nodes than this only the last is done without: the runner-up is one of very many. */
 #define RUNNER_UP_NODES 4
 
-/* The best solution without one of the nodes. `problem` may take little effort. */
+/* The best solution without one of the nodes, of equal ones the one on the lowest. `problem` may
+ * take little effort. */
 static bool find_runner_up(const struct fit_problem *problem, const bool *used, size_t n_used,
                            struct fit_solution *best)
 {
@@ -87,7 +113,7 @@ static bool find_runner_up(const struct fit_problem *problem, const bool *used, 
 		banned[n] = true;
 		bool possible = fit_search(problem, banned, &next);
 		banned[n] = false;
-		if (possible && found && place_cost_compare(&best->cost, &next.cost) < 0) {
+		if (possible && found && place_cost_compare(&best->cost, &next.cost) <= 0) {
 			fit_solution_free(&next);
 		} else if (possible) {
 			if (found)

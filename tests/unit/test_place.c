@@ -471,6 +471,23 @@ static void what_was_chosen_and_what_was_not_is_explained(void **state)
 		assert_string_equal(plan->why[i], lines[i]);
 }
 
+/* The second is passed over only as long as the first is there. */
+static void nodes_that_are_the_same_are_runners_up(void **state)
+{
+	cleanup_host struct host *host = host_of("numa:3(memory=8589934592) core:4 pu:1");
+	cleanup_plan struct plan *plan = planned(
+	    "'placement': { 'mode': 'auto', 'cpu-policy': 'shared', 'reserve': 0 }", host, NULL);
+	static const char *const lines[] = {
+		"runner-up: host node 1; lost on nothing but its higher number",
+		"rejected: host nodes 1-2: fits; lost on nothing but its higher number",
+	};
+
+	(void)state;
+	assert_int_equal(plan->n_why, 1 + ARRAY_SIZE(lines));
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
+		assert_string_equal(plan->why[1 + i], lines[i]);
+}
+
 static void a_refusal_names_what_conflicts_and_what_would_fit(void **state)
 {
 	cleanup_host struct host *host = host_of("numa:1(memory=8589934592) core:7 pu:2");
@@ -548,6 +565,10 @@ static void huge_pages_are_counted_by_node_and_size(void **state)
 	assert_not_planned("'memory-backing': { 'hugepages': '1GiB', 'host-nodes': '1' }", host,
 	                   NULL, "1 huge pages of 1GiB|node 1|0 free|echo 1 >");
 	host->nodes[1].pages[0].free = 200;
+	assert_not_planned(
+	    "'memory-backing': { 'hugepages': '1GiB' }, 'placement': { 'mode': 'auto' "
+	    "}",
+	    host, NULL, "node 0: no huge pages of 1GiB, only of 2MiB; node 1: 0B of 1GiB");
 	assert_not_planned("'memory-backing': { 'hugepages': '2MiB', 'host-nodes': '0-1', "
 	                   "'policy': 'interleave' }",
 	                   host, NULL, "needs 256 huge pages|node 1|200 free|node1/hugepages");
@@ -842,6 +863,7 @@ int main(void)
 		cmocka_unit_test(kinds_of_cores_are_not_mixed),
 		cmocka_unit_test(memory_goes_where_there_is_some),
 		cmocka_unit_test(what_was_chosen_and_what_was_not_is_explained),
+		cmocka_unit_test(nodes_that_are_the_same_are_runners_up),
 		cmocka_unit_test(a_refusal_names_what_conflicts_and_what_would_fit),
 		cmocka_unit_test(huge_pages_are_counted_by_node_and_size),
 		cmocka_unit_test(memory_that_is_not_filled_may_be_short),
