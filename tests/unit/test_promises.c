@@ -23,6 +23,7 @@ static void begin(struct setting *setting)
 	assert_non_null(mkdtemp(setting->path));
 	setting->vm = (struct vm_dir)VM_DIR_INIT;
 	setting->vm.path = xstrdup(setting->path);
+	setting->vm.name = xstrdup(strrchr(setting->path, '/') + 1);
 	setting->vm.dirfd = open(setting->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	setting->memory[0] = memory_of(PAGES_PLAIN, 256 * MIB, "0-1", MEM_POLICY_INTERLEAVE);
 	setting->memory[1] = memory_of(PAGES_HUGE, 64 * MIB, "1", MEM_POLICY_STRICT);
@@ -36,6 +37,7 @@ static void finish(struct setting *setting)
 	for (size_t i = 0; i < 2; i++)
 		hwloc_bitmap_free(setting->memory[i].host_nodes);
 	vm_dir_remove(&setting->vm);
+	assert_int_equal(access(setting->path, F_OK), -1);
 	vm_dir_close(&setting->vm);
 }
 
