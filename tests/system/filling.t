@@ -21,8 +21,8 @@ sub with_madvise {
 		$ancla, @words, $options);
 }
 
-# 128 chunks of 30 ms, on two threads at most: some two seconds.
-my $slow = 'delay_enter=30000';
+# 128 chunks of 60 ms, on two threads at most: some four seconds; longer where QEMU's start is, too.
+my $slow = 'delay_enter=' . 60_000 * ($ENV{ANCLA_TEST_SLOW} || 1);
 
 subtest 'in a log, a line a second' => sub {
 	my $run = with_madvise($slow, 'run', $spec);
