@@ -309,7 +309,9 @@ static void print_bash(void)
 	puts("\t*) return ;;\n\tesac\n"
 	     "\tcase $cur in\n"
 	     "\t-*) COMPREPLY=($(compgen -W \"$options\" -- \"$cur\")) ;;\n"
-	     "\t*) _ancla_words \"$kind\" ;;\n"
+	     "\t*) case $COMP_CWORD:${COMP_WORDS[2]} in # only the first argument is one\n"
+	     "\t\t2:* | *:-*) _ancla_words \"$kind\" ;;\n"
+	     "\t\tesac ;;\n"
 	     "\tesac\n}\n\ncomplete -F _ancla ancla");
 }
 

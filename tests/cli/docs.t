@@ -87,6 +87,8 @@ subtest 'completion in bash' => sub {
 		is bash('ancla', $command, '--'), join(' ', sort map { "--$_" } @{ $options{$command} }), "$command: its options";
 	}
 	is bash('ancla', 'status', ''), 'webserver', 'VMs that run';
+	is bash('ancla', 'pin', 'webserver', ''), '', 'and no second one';
+	is bash('ancla', 'stop', '--force', 'we'), 'webserver', 'after an option';
 	is bash('ancla', 'run', '--attach', 'we'), 'webserver', 'as the value of an option';
 	is bash('ancla', 'run', '--attach', '=', 'we'), 'webserver', 'and after "="';
 	is bash('ancla', 'schema', 'cputune.vcpup'), 'cputune.vcpupin', 'fields of the spec';
