@@ -136,15 +136,26 @@ static char *blocking_directory(const char *path)
 	return xstrdup("");
 }
 
+/* What to do about it, "" if the reason says it. */
+static const char *advice(const struct opened *opened, int reason)
+{
+	if (opened->kind == OPENED_DEVICE && reason == EACCES)
+		return "; make the user a member of its group";
+	if (opened->kind == OPENED_FILE && reason == ENOENT &&
+	    strncmp(opened->field, "disks/", 6) == 0)
+		return "; `qemu-img create` makes images (a relative path is from the spec's "
+		       "directory)";
+	return "";
+}
+
 static int refuse(const struct opened *opened, const char *who, int reason, struct error *err)
 {
 	cleanup_free char *where =
 	    reason == EACCES ? blocking_directory(opened->path) : xstrdup("");
-	bool device = opened->kind == OPENED_DEVICE;
 
-	return error_set(err, device ? EXIT_GRANT : EXIT_SPEC, "%s: %scannot %s %s: %s%s%s",
-	                 opened->field, who, verb(opened), opened->path, strerror(reason), where,
-	                 device && reason == EACCES ? "; make the user a member of its group" : "");
+	return error_set(err, opened->kind == OPENED_DEVICE ? EXIT_GRANT : EXIT_SPEC,
+	                 "%s: %scannot %s %s: %s%s%s", opened->field, who, verb(opened),
+	                 opened->path, strerror(reason), where, advice(opened, reason));
 }
 
 static int check_one(const struct opened *opened, const char *who, struct error *err)

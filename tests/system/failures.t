@@ -123,7 +123,7 @@ subtest 'files that are missing or busy' => sub {
 	truncate $file, 1 << 20;
 	my $dir = tmpdir();
 	fails 'a disk', spec('files', { disks => [ { file => 'missing.img' } ] }), 3,
-		qr{disks/0.*$dir/missing\.img: No such file};
+		qr{disks/0.*$dir/missing\.img: No such file or directory; `qemu-img create` makes images};
 	fails 'a disk that is a directory', spec('files', { disks => [ { file => '/tmp' } ] }), 3, qr{disks/0.*/tmp.*not a};
 	fails 'a disk that is a device', spec('files', { disks => [ { file => '/dev/null' } ] }), 3, qr{disks/0.*/dev/null};
 	fails 'a kernel', spec('files', { boot => { kernel => 'missing' } }), 3, qr{boot\.kernel: cannot read $dir/missing: No such};
