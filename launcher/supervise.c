@@ -68,11 +68,19 @@ static void quit(struct supervision *s)
 	s->life.deadline = kernel_now_ms() + LIMIT_QUIT_MS;
 }
 
-/* A guest that is still booting does not hear the power button, so it is pressed again. */
+/* A guest that is still booting does not hear the power button, so it is pressed again. To force it
+ * off is for whoever wants it to stop. */
 static void press_power_button(struct supervision *s)
 {
-	command(s, "system_powerdown");
-	s->press_at = ++s->presses < LIMIT_PRESSES ? kernel_now_ms() + LIMIT_PRESS_MS : 0;
+	if (s->presses++ < LIMIT_PRESSES) {
+		command(s, "system_powerdown");
+		s->press_at = kernel_now_ms() + LIMIT_PRESS_MS;
+		return;
+	}
+	s->press_at = 0;
+	life_say(LOG_WARNING, "stopping",
+	         "the guest did not power down within %d s; once more forces it off",
+	         LIMIT_POWERDOWN_MS / 1000);
 }
 
 static void wish_to_stop(struct supervision *s)

@@ -32,7 +32,7 @@
 	ROW(LIMIT_DYING_MS, 200, "the end of a QEMU whose threads are gone",                       \
 	    "the error is told without how QEMU ended")                                            \
 	ROW(LIMIT_POWERDOWN_MS, 30000, "a guest that was asked to power down",                     \
-	    "`ancla stop` makes QEMU quit; `--timeout` sets another limit")                        \
+	    "`ancla stop` makes QEMU quit (`--timeout` sets another limit), `ancla run` says so")  \
 	ROW(LIMIT_PRESS_MS, 2000, "a guest that was asked to power down",                          \
 	    "it is asked again, as one that boots does not hear it")                               \
 	ROW(LIMIT_UNPLUG_MS, 20000, "a guest that was asked to let go of a vCPU",                  \

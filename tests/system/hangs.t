@@ -56,9 +56,17 @@ subtest 'meanwhile' => sub {
 	cmp_ok $result->{seconds}, '<', 5, 'at once';
 };
 
+my $deaf = spawn_ancla('run', make_spec(spec('deaf')));
+ok $deaf->wait_for_output(qr/deaf runs/), 'a VM without a guest';
+$deaf->signal('TERM');
+ok $deaf->wait_for_output(qr/asked the guest to power down/), 'is asked to power down';
+
 for (@cases) {
 	my ($name, undef, $exit, $message) = @$_;
 	ended $running{$name}->wait_exit, $exit, $message, $name;
 }
+ok $deaf->wait_for_output(qr/the guest did not power down within 30 s; once more forces it off/), 'that it does not is told';
+$deaf->signal('TERM');
+ended $deaf->wait_exit(20), 1, qr/the guest was forced off/, 'and once more forces it off';
 clean 'nothing is left';
 done_testing;
