@@ -17,7 +17,7 @@ sub with_madvise {
 	my ($inject, @words) = @_;
 	my $options = ref $words[-1] ? pop @words : {};
 	$options->{env}{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0';
-	return spawn_command('strace', '-f', '-qq', '-o', '/dev/null', '-e', 'trace=madvise', '-e', "inject=madvise:$inject",
+	return spawn_command('strace', '-f', '-b', 'execve', '-qq', '-o', '/dev/null', '-e', 'trace=madvise', '-e', "inject=madvise:$inject",
 		$ancla, @words, $options);
 }
 
