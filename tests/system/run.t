@@ -26,7 +26,8 @@ subtest 'a shell in the guest' => sub {
 	$vm->send("echo go''ing; while :; do :; done\r");
 	ok $vm->wait_for_output(qr/going/), 'a command runs in it';
 	$vm->send("\c]\cC");
-	ok $vm->wait_for_output(qr/\^C.*guest # /s), 'Ctrl-] Ctrl-C interrupts it';
+	# The echo of ^C may go with what the terminal throws away then; the prompt does not.
+	ok $vm->wait_for_output(qr/going\r.*guest # /s), 'Ctrl-] Ctrl-C interrupts it';
 	$vm->send("stty -echo; echo read''ing; read -r line; stty echo; echo \"got <\$line>\"\r");
 	ok $vm->wait_for_output(qr/reading/), 'it reads' or return;
 	$vm->send("a\c]\c]b\r");
