@@ -101,6 +101,12 @@ void vm_dir_close(struct vm_dir *vm);
 		NULL, NULL, -1, -1                                                                 \
 	}
 
+/* A file of the VM's: JSON, replaced as a whole, and distrusted (no link is followed). NULL or -1
+ * and an error. */
+struct json_object *vm_read_json(const struct vm_dir *vm, const char *name, struct error *err);
+int vm_write_json(const struct vm_dir *vm, const char *name, struct json_object *json,
+                  struct error *err);
+
 struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err);
 int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error *err);
 int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err);

@@ -9,8 +9,6 @@
 #include "reserve.h"
 #include "util.h"
 
-#define JOURNAL_LIMIT (1 << 20)
-
 /* Pages of one size on one node. While a change is under way, `from` and `change` say what it is.
  */
 struct reserved {
@@ -48,8 +46,7 @@ static int journal_write(const struct vm_dir *vm, const struct journal *journal,
 		json_add_int(item, "change", reserved->change);
 		json_object_array_add(json, item);
 	}
-	return write_file_atomic(vm->dirfd, VM_RESERVED,
-	                         json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN), err);
+	return vm_write_json(vm, VM_RESERVED, json, err);
 }
 
 static int64_t number_of(struct json_object *item, const char *key)
@@ -61,13 +58,11 @@ static int64_t number_of(struct json_object *item, const char *key)
 
 static int journal_read(const struct vm_dir *vm, struct journal *journal, struct error *err)
 {
-	cleanup_free char *path = xasprintf("/proc/self/fd/%d/" VM_RESERVED, vm->dirfd);
-	cleanup_free char *text = NULL;
+	cleanup_json struct json_object *json = vm_read_json(vm, VM_RESERVED, err);
 
-	if (read_file(path, JOURNAL_LIMIT, &text, NULL, err) < 0)
+	if (!json)
 		return -1;
-	cleanup_json struct json_object *json = json_tokener_parse(text);
-	if (!json || !json_object_is_type(json, json_type_array))
+	if (!json_object_is_type(json, json_type_array))
 		return error_set(err, EXIT_FAILED, "%s/%s is not a list", vm->path, VM_RESERVED);
 	for (size_t i = 0; i < json_object_array_length(json); i++) {
 		struct json_object *item = json_object_array_get_idx(json, i);

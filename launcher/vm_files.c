@@ -53,7 +53,7 @@ static bool has_too_many_values(const char *text)
 	return values > VALUES_MAX;
 }
 
-static struct json_object *read_json(const struct vm_dir *vm, const char *name, struct error *err)
+struct json_object *vm_read_json(const struct vm_dir *vm, const char *name, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/%s", vm->path, name);
 	cleanup_free char *text = NULL;
@@ -76,8 +76,8 @@ static struct json_object *read_json(const struct vm_dir *vm, const char *name, 
 	return json;
 }
 
-static int write_json(const struct vm_dir *vm, const char *name, struct json_object *json,
-                      struct error *err)
+int vm_write_json(const struct vm_dir *vm, const char *name, struct json_object *json,
+                  struct error *err)
 {
 	const char *text = json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN);
 
@@ -88,7 +88,7 @@ static int write_json(const struct vm_dir *vm, const char *name, struct json_obj
 
 struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err)
 {
-	cleanup_json struct json_object *json = read_json(vm, VM_PLAN, err);
+	cleanup_json struct json_object *json = vm_read_json(vm, VM_PLAN, err);
 	struct plan *plan = json ? plan_from_json(json, err) : NULL;
 
 	if (json && !plan)
@@ -100,7 +100,7 @@ int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error
 {
 	cleanup_json struct json_object *json = plan_to_json(plan);
 
-	return write_json(vm, VM_PLAN, json, err);
+	return vm_write_json(vm, VM_PLAN, json, err);
 }
 
 bool vm_has_cgroup(const struct vm_dir *vm)
@@ -114,7 +114,7 @@ int vm_read_cgroup(const struct vm_dir *vm, struct cgroup **cgroup, struct error
 
 	if (!vm_has_cgroup(vm))
 		return 0;
-	json = read_json(vm, VM_CGROUP, err);
+	json = vm_read_json(vm, VM_CGROUP, err);
 	if (!json)
 		return -1;
 	struct cgroup *read = xcalloc(1, sizeof(*read));
@@ -169,7 +169,7 @@ static pid_t pid_of(struct json_object *json, const char *key)
 
 int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err)
 {
-	cleanup_json struct json_object *json = read_json(vm, VM_STATE, err);
+	cleanup_json struct json_object *json = vm_read_json(vm, VM_STATE, err);
 
 	if (!json)
 		return -1;
@@ -207,7 +207,7 @@ int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct
 	json_add_string(json, "on-poweroff", name_of(&names_action, state->actions.on_poweroff));
 	json_add_string(json, "on-reboot", name_of(&names_action, state->actions.on_reboot));
 	json_add_string(json, "on-crash", name_of(&names_action, state->actions.on_crash));
-	return write_json(vm, VM_STATE, json, err);
+	return vm_write_json(vm, VM_STATE, json, err);
 }
 
 int vm_write_threads(const struct vm_dir *vm, const struct threads *threads, struct error *err)
@@ -223,7 +223,7 @@ int vm_write_threads(const struct vm_dir *vm, const struct threads *threads, str
 		json_object_array_add(list, item);
 	}
 	json_object_object_add(json, "threads", list);
-	return write_json(vm, VM_THREADS, json, err);
+	return vm_write_json(vm, VM_THREADS, json, err);
 }
 
 static void take_thread(struct json_object *item, const struct plan *plan, struct threads *threads)
@@ -244,7 +244,7 @@ static void take_thread(struct json_object *item, const struct plan *plan, struc
 int vm_read_threads(const struct vm_dir *vm, const struct plan *plan, struct threads *threads,
                     struct error *err)
 {
-	cleanup_json struct json_object *json = read_json(vm, VM_THREADS, err);
+	cleanup_json struct json_object *json = vm_read_json(vm, VM_THREADS, err);
 	struct json_object *list;
 
 	if (!json)
