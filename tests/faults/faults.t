@@ -63,6 +63,9 @@ my ($tried, %ends) = (0);
 sub state_of { return json(AnclaTest::peek(runtime_dir() . '/victim/state.json') // '{}')->{state} // '' }
 sub cpus_of { my %roles = %{ roles(qemu_of('victim')) }; return join ' ', map { "$_: $roles{$_}" } grep { /vcpu|iothread/ } sort keys %roles }
 
+# Those that have not decided yet whether QEMU may live, and those that wait for its end.
+sub guards { return grep { (AnclaTest::peek("/proc/$_/comm") // '') eq "ancla-guard\n" } map { /^(\d+)/ } our_processes() }
+
 # The program under the injector, until it has ended, or says that its VM runs and sleeps.
 sub attempt {
 	my ($how, @command) = @_;
@@ -177,8 +180,10 @@ try_all('run', \&no_vm, sub {
 	my ($result) = @_ or return;
 	my @wrong;
 	push @wrong, "it runs, but: $result->{verified}{out}$result->{verified}{err}" if $result->{ran} && $result->{verified}{exit} && $result->{verified}{exit} != 1;
-	# Killed after `cont`, it leaves a VM that runs and can be stopped.
-	push @wrong, is_verified() if qemu_of('victim') && state_of() eq 'running' && eventually(1, sub { 1 }) && qemu_of('victim');
+	# Killed after `cont`, it leaves a VM that runs and can be stopped; or the guard ends that.
+	push @wrong, 'the guard does not end' unless eventually(20, sub { !guards() });
+	my @differs = qemu_of('victim') && state_of() eq 'running' ? is_verified() : ();
+	push @wrong, @differs if @differs && !eventually(5, sub { !qemu_of('victim') });
 	return @wrong, end_vm();
 }, 'run', $path);
 
