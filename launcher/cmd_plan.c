@@ -57,7 +57,10 @@ static void print_memory(const struct plan *plan)
 		cleanup_free char *name = memory->guest_node < 0
 		                              ? xstrdup("all")
 		                              : xasprintf("guest node %d", memory->guest_node);
-		printf("  %-14s %s%s\n", name, text,
+		printf("  %-14s %s%s%s\n", name, text,
+		       memory->pages != PAGES_THP         ? ""
+		       : memory->backing == BACKING_MEMFD ? ", in a memfd (shmem_enabled)"
+		                                          : ", anonymous",
 		       memory->fill == FILL_NONE       ? ", filled as it is used"
 		       : memory->fill == FILL_LAUNCHER ? ", filled while QEMU starts"
 		                                       : ", filled by QEMU");

@@ -403,6 +403,7 @@ int fill_residency(const struct fill *fill, struct residency *list, struct error
 		uint64_t page_size = region->memory->page_size;
 		counted[i].address = region->address;
 		counted[i].residency = &list[region->index];
+		counted[i].thp = region->memory->pages == PAGES_THP;
 		counted[i].residency->page_size = page_size;
 		counted[i].mapped = atomic_load(&region->done) / page_size;
 	}

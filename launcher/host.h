@@ -83,6 +83,7 @@ struct host {
 	hwloc_bitmap_t allowed;      /* CPUs that may be used; see host_allowed_cpus() */
 	hwloc_bitmap_t isolated;     /* isolcpus and isolated partitions, a subset of cpus */
 	uint64_t page_size;          /* bytes of a base page */
+	bool memfd_thp;              /* memfds can have transparent huge pages; see host_live.c */
 	struct host_device *devices; /* PCI devices of a described machine; see host_find_pci() */
 	size_t n_devices;
 
@@ -113,8 +114,8 @@ const struct host_core *host_core_of_cpu(const struct host *host, unsigned cpu);
 /* Pages of that size on the node, NULL if the node has none of that size (not even total 0). */
 const struct host_pages *host_node_pages(const struct host_node *node, uint64_t size);
 
-/* Replaces memory, free memory and huge pages of every node of the live machine by what the kernel
- * says now. */
+/* Replaces memory, free memory and huge pages of every node of the live machine, and whether memfds
+ * can have transparent ones, by what the kernel says now. */
 void host_live_memory(struct host *host);
 
 /* Looks up the node of a PCI device, of the controller behind a disk, file or block device, of the

@@ -82,6 +82,16 @@ static void read_hugepages(struct host_node *node, const char *path)
 		qsort(node->pages, node->n_pages, sizeof(*node->pages), compare_pages);
 }
 
+/* Whether a memfd that asks for them (MADV_HUGEPAGE) gets transparent huge pages: "shmem_enabled"
+ * rules over it alone, not the one of each size, which is for shared anonymous memory
+ * (Documentation/admin-guide/mm/transhuge.rst). "always within_size [advise] never deny force". */
+static bool read_memfd_thp(void)
+{
+	cleanup_free char *text = read_sys("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+
+	return text && strchr(text, '[') && !strstr(text, "[never]") && !strstr(text, "[deny]");
+}
+
 /* A kernel without NUMA has no node directories: then the machine is the node. So it is with one
  * node, whose own meminfo leaves out what a kernel that accepts memory lazily has yet to accept. */
 void host_live_memory(struct host *host)
@@ -89,6 +99,7 @@ void host_live_memory(struct host *host)
 	bool numa = access(SYS_NODES, F_OK) == 0;
 
 	host->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+	host->memfd_thp = read_memfd_thp();
 	for (size_t i = 0; i < host->n_nodes; i++) {
 		struct host_node *node = &host->nodes[i];
 		cleanup_free char *base = xasprintf(SYS_NODES "/node%u", node->id);

@@ -221,6 +221,32 @@ static int read_numa_maps(struct search *search, struct error *err)
 	return 0;
 }
 
+int mapping_own_thp(const char *address, uint64_t *bytes, struct error *err)
+{
+	const struct search own = { .pid = "self" };
+	cleanup_file FILE *file = open_proc(&own, "smaps", err);
+	cleanup_free char *line = NULL;
+	size_t room = 0;
+	struct found found = { 0 };
+	bool inside = false;
+	struct vma vma;
+
+	if (!file)
+		return -1;
+	while (getline(&line, &room, file) >= 0) {
+		if (!parse_vma(line, &vma)) {
+			if (inside)
+				parse_field(line, &found);
+			continue;
+		}
+		if (inside)
+			break;
+		inside = vma.start == (uintptr_t)address;
+	}
+	*bytes = found.mapping.thp;
+	return 0;
+}
+
 static void forget(struct search *search)
 {
 	for (size_t i = 0; i < search->count; i++)

@@ -298,9 +298,35 @@ static int open_path(const struct plan_memory *memory, const char *path, struct 
 	return fd;
 }
 
+void *memory_mmap(int fd, uint64_t offset, uint64_t length, int protection, int flags, bool thp)
+{
+	if (!thp)
+		return mmap(NULL, length, protection, MAP_SHARED | flags, fd, (off_t)offset);
+	/* So much room that an aligned address is in it; what is beside the mapping goes. */
+	uint64_t room = length + THP_SIZE;
+	char *start =
+	    mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (start == MAP_FAILED)
+		return MAP_FAILED;
+	uint64_t before = -(uintptr_t)start % THP_SIZE;
+	void *address = mmap(start + before, length, protection, MAP_SHARED | MAP_FIXED | flags, fd,
+	                     (off_t)offset);
+	int reason = errno;
+	if (address == MAP_FAILED) {
+		munmap(start, room);
+		errno = reason;
+		return MAP_FAILED;
+	}
+	if (before)
+		munmap(start, before);
+	munmap(start + before + length, room - before - length);
+	return address;
+}
+
 char *memory_map(int fd, const struct plan_memory *memory, struct error *err)
 {
-	void *address = mmap(NULL, memory->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *address =
+	    memory_mmap(fd, 0, memory->size, PROT_READ | PROT_WRITE, 0, memory->pages == PAGES_THP);
 
 	if (address != MAP_FAILED)
 		return address;

@@ -18,6 +18,8 @@
 #include "host.h"
 #include "plan.h"
 
+#define THP_SIZE (UINT64_C(2) << 20) /* bytes of a transparent huge page: x86-64 */
+
 /* Makes the file that backs one guest node (BACKING_MEMFD or BACKING_PATH): sized, empty, its
  * huge pages reserved (a reservation is of the file, not of a node), close-on-exec, gone when its
  * last descriptor is closed. `path` is the directory of BACKING_PATH; `label` names a memfd in
@@ -67,6 +69,7 @@ struct residency {
 	size_t n_nodes;
 	uint64_t resident;  /* pages in all, of page_size bytes */
 	uint64_t page_size; /* bytes, as the kernel reports it for the mapping */
+	uint64_t thp; /* bytes of them in transparent huge pages, where these were asked for */
 };
 
 /* What residency_of_file() would say of every region that the fill has filled, but without mapping
@@ -78,13 +81,14 @@ int fill_residency(const struct fill *fill, struct residency *list, struct error
 /* Reads it through a mapping of our own of the same file: maps every page that the file holds
  * (MADV_POPULATE_READ) and none that it does not, so that nothing is allocated, then counts them
  * by node in our own numa_maps. `fd` may be a descriptor of our own or opened from
- * /proc/PID/fd/N, for reading and writing.
+ * /proc/PID/fd/N, for reading and writing. With `thp` it counts what of it is in transparent huge
+ * pages, too.
  *
  * Returns 0, -1 with an error, or 1, without one, when it cannot be known without allocating pages:
  * a file of hugetlbfs that is not full cannot be asked which pages it holds, except where
  * userfaultfd(2) is granted. Then only the processes that touched the pages know: see
  * mappings_of_process(). After 0 the caller frees .pages. */
-int residency_of_file(int fd, uint64_t size, struct residency *result, struct error *err);
+int residency_of_file(int fd, uint64_t size, bool thp, struct residency *result, struct error *err);
 
 /* What a process's page tables say of one of its mappings: the truth for anonymous memory; of a
  * file, the pages that this process has touched. */

@@ -8,6 +8,10 @@
 
 #include "memory.h"
 
+/* mmap(2) of a file, shared; with `thp` at an address where each transparent huge page that the
+ * file has can be mapped as one. `offset` is a multiple of their size then. */
+void *memory_mmap(int fd, uint64_t offset, uint64_t length, int protection, int flags, bool thp);
+
 /* Maps the whole region, shared and writable; for huge pages this reserves them. NULL and an error
  * (EXIT_GRANT) otherwise. */
 char *memory_map(int fd, const struct plan_memory *memory, struct error *err);
@@ -33,6 +37,7 @@ int memory_advise(char *address, uint64_t length, int advice);
 struct counted {
 	char *address;
 	uint64_t mapped;             /* pages; what to believe on a kernel without NUMA */
+	bool thp;                    /* those in transparent huge pages are counted, too */
 	struct residency *residency; /* added to */
 };
 
@@ -52,6 +57,9 @@ FILE *numa_maps_open(const char *pid);
 
 /* The next line; false at the end. The caller frees .residency.pages. */
 bool numa_maps_next(FILE *file, struct numa_line *line);
+
+/* Bytes of our own mapping that are in transparent huge pages of its file, by the page tables. */
+int mapping_own_thp(const char *address, uint64_t *bytes, struct error *err);
 
 void residency_add(struct residency *residency, size_t node, uint64_t pages);
 

@@ -17,14 +17,17 @@ static enum fill_by fill_for(const struct spec *spec)
 	}
 }
 
-/* How the pages are held: what the launcher fills, or others map, is a file; transparent huge pages
- * do not come through a memfd on stock kernels, so QEMU maps and fills those itself. */
-static void choose_backing(const struct spec *spec, struct plan_memory *memory)
+/* How the pages are held: what the launcher fills, or others map, is a file. A memfd has
+ * transparent huge pages only where the kernel was told so; elsewhere QEMU maps and fills them. */
+static void choose_backing(const struct placing *p, struct plan_memory *memory)
 {
+	const struct spec *spec = p->spec;
 	bool shared = memory->shared;
 
 	memory->fill = fill_for(spec);
-	if (memory->pages == PAGES_THP) {
+	if (memory->pages == PAGES_THP && p->host->memfd_thp && memory->fill == FILL_LAUNCHER) {
+		memory->backing = BACKING_MEMFD;
+	} else if (memory->pages == PAGES_THP) {
 		memory->backing = BACKING_ANON;
 		if (memory->fill == FILL_LAUNCHER)
 			memory->fill = FILL_QEMU;
@@ -67,7 +70,7 @@ void place_add_region(struct placing *p, int guest_node, uint64_t size, struct p
 	memory->host_nodes = host_nodes ? xbitmap_dup(host_nodes) : NULL;
 	memory->policy = policy == MEM_POLICY_UNSET && host_nodes ? MEM_POLICY_STRICT : policy;
 	memory->shared = shared || has_vhost_user(p->spec);
-	choose_backing(p->spec, memory);
+	choose_backing(p, memory);
 }
 
 static void start_plan(struct placing *p, enum accel accel)

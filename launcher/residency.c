@@ -87,6 +87,17 @@ static void take_counts(struct residency *residency, struct numa_line *line)
 		residency->page_size = line->residency.page_size;
 }
 
+static int count_thp(struct counted *list, size_t count, struct error *err)
+{
+	for (size_t i = 0; i < count; i++) {
+		uint64_t bytes = 0;
+		if (list[i].thp && mapping_own_thp(list[i].address, &bytes, err) < 0)
+			return -1;
+		list[i].residency->thp += bytes;
+	}
+	return 0;
+}
+
 int residency_count(struct counted *list, size_t count, struct error *err)
 {
 	cleanup_file FILE *file = numa_maps_open("self");
@@ -97,7 +108,7 @@ int residency_count(struct counted *list, size_t count, struct error *err)
 		/* A kernel without NUMA: there is one node. */
 		for (size_t i = 0; i < count; i++)
 			residency_add(list[i].residency, 0, list[i].mapped);
-		return 0;
+		return count_thp(list, count, err);
 	}
 	if (!file)
 		return error_set(err, EXIT_FAILED, "cannot open /proc/self/numa_maps: %s",
@@ -116,13 +127,13 @@ int residency_count(struct counted *list, size_t count, struct error *err)
 		                 "/proc/self/numa_maps does not show %zu of %zu mappings of guest "
 		                 "memory",
 		                 count - found, count);
-	return 0;
+	return count_thp(list, count, err);
 }
 
 /* A file whose pages are read, and the part of it that is mapped now. */
 struct view {
 	int fd;
-	bool hugetlb, full;
+	bool hugetlb, full, thp;
 	uint64_t page_size;
 	uint64_t offset, length;
 	char *address;
@@ -188,8 +199,8 @@ static int map_all(struct view *view)
 static int read_part(struct view *view, struct residency *result, struct error *err)
 {
 	view->mapped = 0;
-	view->address = mmap(NULL, view->length, PROT_READ, MAP_SHARED | MAP_NORESERVE, view->fd,
-	                     (off_t)view->offset);
+	view->address =
+	    memory_mmap(view->fd, view->offset, view->length, PROT_READ, MAP_NORESERVE, view->thp);
 	if (view->address == MAP_FAILED)
 		return error_set(err, EXIT_FAILED,
 		                 "cannot map guest memory to read where it is: %s",
@@ -206,8 +217,8 @@ static int read_part(struct view *view, struct residency *result, struct error *
 		              (unsigned long long)(view->offset >> 20), strerror(reason),
 		              reason == EINVAL ? " (MADV_POPULATE_READ is of Linux 5.14)" : "");
 	else
-		status = residency_count(&(struct counted){ view->address, view->mapped, result },
-		                         1, err);
+		status = residency_count(
+		    &(struct counted){ view->address, view->mapped, view->thp, result }, 1, err);
 	munmap(view->address, view->length);
 	return status;
 }
@@ -222,7 +233,7 @@ static int open_userfaultfd(void)
 	return take_fd(&fd);
 }
 
-int residency_of_file(int fd, uint64_t size, struct residency *result, struct error *err)
+int residency_of_file(int fd, uint64_t size, bool thp, struct residency *result, struct error *err)
 {
 	cleanup_close int holes = -1;
 	struct statfs fs;
@@ -235,7 +246,7 @@ int residency_of_file(int fd, uint64_t size, struct residency *result, struct er
 		return error_set(err, EXIT_FAILED,
 		                 "guest memory is a file of %lld bytes, not of %llu",
 		                 (long long)file.st_size, (unsigned long long)size);
-	struct view view = { .fd = fd, .hugetlb = fs.f_type == HUGETLBFS_MAGIC };
+	struct view view = { .fd = fd, .hugetlb = fs.f_type == HUGETLBFS_MAGIC, .thp = thp };
 	view.page_size = (uint64_t)(view.hugetlb ? fs.f_bsize : sysconf(_SC_PAGESIZE));
 	view.full = (uint64_t)file.st_blocks * 512 >= size;
 	if (view.hugetlb && !view.full) {

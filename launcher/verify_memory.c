@@ -14,8 +14,6 @@
 #include "verify.h"
 #include "verify_parts.h"
 
-#define THP_SIZE (2u << 20) /* x86-64 */
-
 /* One region under verification. */
 struct region {
 	const struct plan *plan;
@@ -119,17 +117,17 @@ static void check_flag(const struct region *r, const char *what, bool expected, 
 	           xstrdup(actual ? "yes" : "no"), expected == actual);
 }
 
-static void check_thp(const struct region *r, const struct mapping *mapping)
+/* `bytes` are in transparent huge pages. */
+static void check_thp(const struct region *r, uint64_t bytes)
 {
-	bool whole = mapping->thp >= r->memory->size;
+	bool whole = bytes >= r->memory->size;
 
 	if (r->memory->pages != PAGES_THP || r->memory->fill == FILL_NONE)
 		return;
 	checks_add(r->checks, xasprintf("%s: transparent huge pages", r->name),
 	           xasprintf("%" PRIu64 " MiB%s", r->memory->size >> 20,
 	                     r->plan->pages_required ? "" : " preferred"),
-	           xasprintf("%" PRIu64 " MiB", mapping->thp >> 20),
-	           whole || !r->plan->pages_required);
+	           xasprintf("%" PRIu64 " MiB", bytes >> 20), whole || !r->plan->pages_required);
 }
 
 /* With restrictive, the region has no policy, and numa_maps shows that of the process instead: it
@@ -163,7 +161,6 @@ static void check_mapping(const struct region *r, const struct mapping *mapping)
 	if (r->plan->nosharepages)
 		check_flag(r, "mergeable", false, mapping->mergeable);
 	check_flag(r, "in core dumps", false, mapping->in_core_dumps);
-	check_thp(r, mapping);
 }
 
 /* The mapping among those of the right size that is this region's: one not yet taken, by a region
@@ -193,6 +190,13 @@ static void check_missing(const struct region *r)
 	           xstrdup("none"), false);
 }
 
+/* A file's pages: where they are, and in what. */
+static void check_file(const struct region *r, const struct residency *pages)
+{
+	check_residency(r, pages);
+	check_thp(r, pages->thp);
+}
+
 static int verify_file(const struct region *r, pid_t pid, const struct residency *known,
                        struct error *err)
 {
@@ -207,11 +211,12 @@ static int verify_file(const struct region *r, pid_t pid, const struct residency
 		return error_set(err, EXIT_FAILED, "cannot open the memory of %s (%s): %s", r->name,
 		                 path, strerror(errno));
 	if (known && known->page_size)
-		check_residency(r, known);
-	else if ((unknown = residency_of_file(fd, r->memory->size, &pages, err)) < 0)
+		check_file(r, known);
+	else if ((unknown = residency_of_file(fd, r->memory->size, r->memory->pages == PAGES_THP,
+	                                      &pages, err)) < 0)
 		return -1;
 	else if (unknown == 0)
-		check_residency(r, &pages);
+		check_file(r, &pages);
 	free(pages.pages);
 	if (mappings_of_process(pid, fd, r->memory->size, &list, &count, err) < 0)
 		return -1;
@@ -251,6 +256,7 @@ static int verify_anonymous(const struct region *r, pid_t pid, struct error *err
 	if (mine) {
 		check_residency(r, &mine->residency);
 		check_mapping(r, mine);
+		check_thp(r, mine->thp);
 	} else {
 		check_missing(r);
 	}

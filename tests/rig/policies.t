@@ -42,16 +42,42 @@ my @cases = (
 	[ 'interleave, transparent huge pages', { hugepages => 'thp', prealloc => TRUE, 'host-nodes' => $all, policy => 'interleave' }, 4096, even($plain), "interleave:$all" ],
 	[ 'restrictive, transparent huge pages', { hugepages => 'thp', prealloc => TRUE, 'host-nodes' => "$last", policy => 'restrictive' }, 4096, { $last => $plain }, undef ],
 ) if $thp;
+
+# Where transparent huge pages may be in a memfd, the launcher fills it; else it is QEMU's own memory.
+my $shmem = '/sys/kernel/mm/transparent_hugepage/shmem_enabled';
+sub memfd_may { my ($how) = @_; open my $file, '>', $shmem or die "$shmem: $!"; syswrite $file, $how or die "$shmem: $!"; return }
+
+# Bytes of files in transparent huge pages on each node, by the kernel's own count.
+sub memfd_thp {
+	my %bytes;
+	for (@ids) {
+		my ($kB) = AnclaTest::slurp("/sys/devices/system/node/node$_/meminfo") =~ /ShmemHugePages: +(\d+)/;
+		$bytes{$_} = $kB * 1024 if $kB;
+	}
+	return \%bytes;
+}
+@cases = map { my $how = $_; map { [ @$_, $how ] } @cases } $thp ? qw(never advise within_size) : undef;
+@cases = grep { ($_->[5] // '') ne 'within_size' || $_->[0] =~ /^strict/ } @cases;
+
 for my $case (@cases) {
-	my ($what, $backing, $page, $pages, $policy) = @$case;
+	my ($what, $backing, $page, $pages, $policy, $shmem) = @$case;
+	$what .= ", a memfd may $shmem" if $shmem;
+	memfd_may($shmem) if $shmem;
+	my $in_memfd = ($shmem // 'never') ne 'never';
 	my $free = hugepages_free();
 	my $name = 'policy';
-	start_vm({
+	my $spec = {
 		name => $name, vcpus => 1, memory => "${MIB}MiB", 'memory-backing' => $backing,
 		cputune => { vcpupin => { 0 => '0' }, emulatorpin => '1' }, qemu => { accel => accel() },
-	}) or next;
+	};
+	ended run_ancla('plan', make_spec($spec)), 0, $in_memfd ? qr/in a memfd \(shmem_enabled\), filled while QEMU starts/ : qr/anonymous, filled by QEMU/,
+		"$what: the plan says who fills it" if $shmem;
+	start_vm($spec) or next;
 	my $pid = qemu_of($name);
-	my $anonymous = ($backing->{hugepages} // '') eq 'thp' ? $MIB << 20 : undef;
+	my $anonymous = ($backing->{hugepages} // '') eq 'thp' && !$in_memfd ? $MIB << 20 : undef;
+	is_deeply memfd_thp(), { map { $_ => $pages->{$_} * $page } keys %$pages }, "$what: all in huge pages" if $in_memfd;
+	# What was made remains, whatever comes to be allowed.
+	memfd_may('never') if $in_memfd;
 	pages_are($pid, $page, [$pages], "$what: pages by node", $anonymous);
 	my ($mapping) = grep { $_->{size} == $MIB << 20 } mappings($pid, $anonymous ? qr/^$/ : qr/ancla|hugepages/);
 	if (defined $policy) { like $mapping->{policy}, ref $policy ? $policy : qr/^\Q$policy\E$/, "$what: the policy" }

@@ -29,7 +29,7 @@ static int residency(int fd, uint64_t size, struct residency *result)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	uint64_t before = bytes_held(fd);
-	int status = residency_of_file(fd, size, result, &err);
+	int status = residency_of_file(fd, size, false, result, &err);
 
 	if (status < 0)
 		fail_msg("%s", err.message);
@@ -86,7 +86,7 @@ static void a_file_smaller_than_the_plan_says_is_an_error(void **state)
 	struct residency result;
 
 	(void)state;
-	assert_int_equal(residency_of_file(fd, UINT64_C(1) << 52, &result, &err), -1);
+	assert_int_equal(residency_of_file(fd, UINT64_C(1) << 52, false, &result, &err), -1);
 	assert_non_null(strstr(err.message, "2097152 bytes, not of 4503599627370496"));
 }
 
