@@ -228,8 +228,9 @@ static int check_region(struct placing *p, size_t index, struct error *err)
 	const struct host_pages *pages = host_node_pages(shortage.node, region->page_size);
 	return error_set(err, EXIT_GRANT,
 	                 "%s; reserve them (echo %" PRIu64 " > /sys/devices/system/node/node%u/"
-	                 "hugepages/hugepages-%" PRIu64 "kB/nr_hugepages), use another node, or "
-	                 "set strictness.hugepages to prefer",
+	                 "hugepages/hugepages-%" PRIu64 "kB/nr_hugepages), let them be reserved at "
+	                 "start (\"reserve\": \"grow\" in memory-backing.hugepages), use another "
+	                 "node, or set strictness.hugepages to prefer",
 	                 message,
 	                 pages && pages->total ? pages->total + shortage.missing : shortage.needed,
 	                 shortage.node->id, region->page_size / 1024);

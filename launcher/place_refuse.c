@@ -1,5 +1,6 @@
 /* Why there is no placement: which demands cannot be had together, and the nearest thing that would
  * fit, in words. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,6 +196,53 @@ static char *fewer(const struct placing *p)
 	return text;
 }
 
+/* Bytes in pages of that size that guest nodes would have on a node where plain ones would do. */
+static uint64_t huge_bytes(const struct placing *p, const struct fit_problem *problem,
+                           const struct fit_solution *solution, size_t node, uint64_t page_size)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < problem->n_units; i++)
+		if (solution->nodes[i] == node && p->plan->memory[i].pages == PAGES_HUGE &&
+		    p->plan->memory[i].page_size == page_size)
+			bytes += problem->units[i].memory;
+	return bytes;
+}
+
+/* The commands that reserve what pages the nodes lack on which all the rest fits; NULL: none. */
+static char *reserve_commands(const struct placing *p)
+{
+	struct placing other = *p;
+	struct fit_problem problem;
+	struct fit_solution solution;
+	char *text = NULL;
+
+	other.waived = 1U << DEMAND_PAGES;
+	place_problem(&other, NULL, &problem);
+	bool fits = fit_search(&problem, NULL, &solution);
+	for (size_t n = 0; fits && n < problem.n_nodes; n++) {
+		const struct host_node *node = &p->host->nodes[n];
+		for (size_t i = 0; i < node->n_pages; i++) {
+			const struct host_pages *pages = &node->pages[i];
+			uint64_t needed = huge_bytes(p, &problem, &solution, n, pages->size);
+			uint64_t free = place_memory_free(p, node, PAGES_HUGE, pages->size);
+			if (needed <= free)
+				continue;
+			cleanup_free char *before = text;
+			text = xasprintf("%s%secho %" PRIu64
+			                 " > /sys/devices/system/node/node%u/hugepages/"
+			                 "hugepages-%" PRIu64 "kB/nr_hugepages",
+			                 before ? before : "", before ? "; " : "",
+			                 pages->total + (needed - free) / pages->size, node->id,
+			                 pages->size / 1024);
+		}
+	}
+	if (fits)
+		fit_solution_free(&solution);
+	fit_problem_free(&problem);
+	return text;
+}
+
 /* What would do: fewer vCPUs, or one demand less; only one of the conflict can be enough. */
 static char *nearest(const struct placing *p, unsigned conflict)
 {
@@ -204,7 +252,13 @@ static char *nearest(const struct placing *p, unsigned conflict)
 	for (enum demand demand = 0; demand < N_DEMANDS; demand++)
 		if ((conflict & 1U << demand) && possible_without(p, 1U << demand))
 			enough |= 1U << demand;
-	cleanup_free char *without = enough ? list_demands(p, enough, "", " or ", true) : NULL;
+	cleanup_free char *plain = enough ? list_demands(p, enough, "", " or ", true) : NULL;
+	cleanup_free char *commands = enough & 1U << DEMAND_PAGES ? reserve_commands(p) : NULL;
+	cleanup_free char *without =
+	    !commands ? take_pointer(&plain)
+	              : xasprintf("%s, or huge pages reserved for it (%s; or "
+	                          "\"reserve\": \"grow\" in memory-backing.hugepages)",
+	                          plain, commands);
 	if (less && without && p->plan->n_memory == 1)
 		return xasprintf("%s; %zu need %s", less, p->plan->n_vcpus, without);
 	if (less && without)
