@@ -63,6 +63,6 @@ int cgroup_from_json(struct json_object *json, struct cgroup *cgroup, struct err
 			    xstrdup(json_object_get_string(item));
 	}
 	*cgroup = read;
-	read = (struct cgroup){ 0 };
+	memset(&read, 0, sizeof(read)); /* it is the caller's now */
 	return 0;
 }

@@ -7,7 +7,7 @@
 #include "quote.h"
 #include "util.h"
 
-int error_set(struct error *err, enum exit_code code, const char *format, ...)
+int(error_set)(struct error *err, enum exit_code code, const char *format, ...)
 {
 	va_list args;
 	char *message = NULL;
@@ -22,7 +22,7 @@ int error_set(struct error *err, enum exit_code code, const char *format, ...)
 	return -1;
 }
 
-int error_prefix(struct error *err, const char *format, ...)
+int(error_prefix)(struct error *err, const char *format, ...)
 {
 	va_list args;
 

@@ -37,6 +37,18 @@ int error_set(struct error *err, enum exit_code code, const char *format, ...)
 /* Puts text before the message ("specs/demo.json: ..."), keeps the code, and returns -1. */
 int error_prefix(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* That they return -1 is for compilers and analyzers to see, too. */
+#define error_set(...)                                                                             \
+	({                                                                                         \
+		error_set(__VA_ARGS__);                                                            \
+		-1;                                                                                \
+	})
+#define error_prefix(...)                                                                          \
+	({                                                                                         \
+		error_prefix(__VA_ARGS__);                                                         \
+		-1;                                                                                \
+	})
+
 /* Frees the message; the error can be used again. */
 void error_clear(struct error *err);
 

@@ -314,6 +314,18 @@ static bool is_repeated(const struct filling *f, size_t group)
 	return false;
 }
 
+/* Of two, the first if they cost the same. `best` without amounts is none yet. */
+static void keep_better(struct fit_choice *best, const struct fit_choice *other)
+{
+	struct fit_choice worse = *other;
+
+	if (!best->amounts || place_cost_compare(&other->cost, &best->cost) < 0) {
+		worse = *best;
+		*best = *other;
+	}
+	free(worse.amounts);
+}
+
 /* Keeps each kind of core (or CPU) for the emulator in turn. */
 static bool solve_keeping(struct filling *f, enum fit_spare spare, struct fit_choice *best)
 {
@@ -338,16 +350,10 @@ static bool solve_keeping(struct filling *f, enum fit_spare spare, struct fit_ch
 			f->one = spare == SPARE_CPU;
 			free(f->tables[j]);
 			f->tables[j] = make_table(f, group);
-			if (!solve(f, &choice))
-				continue;
-			if (found && place_cost_compare(&choice.cost, &best->cost) >= 0) {
-				free(choice.amounts);
-				continue;
+			if (solve(f, &choice)) {
+				keep_better(best, &choice);
+				found = true;
 			}
-			if (found)
-				free(best->amounts);
-			*best = choice;
-			found = true;
 		}
 		f->aside = SIZE_MAX;
 		f->one = false;

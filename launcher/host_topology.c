@@ -30,8 +30,9 @@ static void hide_environment(void)
 			variable++;
 			continue;
 		}
-		cleanup_free char *name = strndup(*variable, strcspn(*variable, "="));
-		if (!name || unsetenv(name) < 0)
+		cleanup_free char *name =
+		    xasprintf("%.*s", (int)strcspn(*variable, "="), *variable);
+		if (unsetenv(name) < 0)
 			variable++;
 	}
 	setenv("HWLOC_HIDE_ERRORS", "2", 1);

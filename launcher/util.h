@@ -39,14 +39,15 @@ int take_fd(int *fd);
 
 /* Allocation: memory is zeroed; when there is none the program says so and exits with code 1
  * (whatever it had started ends with it: see guard.h). The caller frees with free(). */
-void *xcalloc(size_t count, size_t size);
-void *xreallocarray(void *pointer, size_t count, size_t size); /* not zeroed */
-char *xstrdup(const char *text);
-char *xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
-char *xvasprintf(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
-FILE *xmemstream(char **text, size_t *length); /* open_memstream(3) */
-hwloc_bitmap_t xbitmap(void);                  /* empty */
-hwloc_bitmap_t xbitmap_dup(hwloc_const_bitmap_t set);
+#define never_null __attribute__((returns_nonnull))
+never_null void *xcalloc(size_t count, size_t size);
+never_null void *xreallocarray(void *pointer, size_t count, size_t size); /* not zeroed */
+never_null char *xstrdup(const char *text);
+never_null char *xasprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
+never_null char *xvasprintf(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
+never_null FILE *xmemstream(char **text, size_t *length); /* open_memstream(3) */
+never_null hwloc_bitmap_t xbitmap(void);                  /* empty */
+never_null hwloc_bitmap_t xbitmap_dup(hwloc_const_bitmap_t set);
 
 /* Grows an array by one zeroed element and returns that element.
  * `array` is a pointer to the pointer, `count` a pointer to the number of elements. */
