@@ -183,7 +183,7 @@ void hotplug_on_event(void *data, const char *event, struct json_object *argumen
 {
 	struct hotplug_events *events = data;
 	struct json_object *info = NULL;
-	const char *path = text_of(arguments, "path"), *slot;
+	const char *path = text_of(arguments, "path"), *slot, *type;
 
 	if (!events->path)
 		return;
@@ -193,8 +193,9 @@ void hotplug_on_event(void *data, const char *event, struct json_object *argumen
 	    !json_object_object_get_ex(arguments, "info", &info))
 		return;
 	slot = text_of(info, "slot");
+	type = text_of(info, "slot-type");
 	int source = number_of(info, "source"), status = number_of(info, "status");
-	if (!slot || atoi(slot) != events->vcpu || strcmp(text_of(info, "slot-type"), "CPU") != 0 ||
+	if (!slot || atoi(slot) != events->vcpu || !type || strcmp(type, "CPU") != 0 ||
 	    (source != OST_SOURCE_EJECT && source != OST_SOURCE_OSPM_EJECT))
 		return;
 	/* QEMU 7.2 does not tell DEVICE_DELETED of every vCPU. */
