@@ -92,6 +92,8 @@ int opened_collect(const struct spec *spec, const char *binary, enum accel accel
 	for (size_t i = 0; i < spec->n_hostdevs; i++)
 		if (add_hostdev(list, spec->hostdevs[i].pci, err) < 0)
 			return -1;
+	if (spec->n_hostdevs > 0)
+		add(list, OPENED_DEVICE, xstrdup("hostdevs"), "/dev/vfio/vfio", R_OK | W_OK);
 	return 0;
 }
 

@@ -158,6 +158,44 @@ subtest 'KVM' => sub {
 	is_who 'else TCG', $either, { uid => USER, gid => USER }, $device->('0660', 47402);
 };
 
+# What needs a right is opened by ancla, and QEMU is given it open.
+subtest 'network cards' => sub {
+	my @alone = ('unshare', '-n');
+	my %open = (nics => [ { type => 'tap', ifname => 'ancla-t2' } ]);
+	is_who 'a tap, with root\'s QEMU', spec('tapped', {%open}), {}, @alone;
+	is_who 'a tap, with another\'s', spec('tapped', { %nobody, %open }), $who, @alone;
+};
+
+# This machine's PCI devices and its /dev, as if one were bound to a driver.
+subtest 'PCI devices' => sub {
+	my $machine = sub {
+		my ($driver, $group_mode, $all_mode) = @_;
+		return ('unshare', '-m', 'sh', '-c', <<"		END", 'sh');
+			set -e
+			mount --bind $passwd /etc/passwd
+			mount --bind $group /etc/group
+			mount -t tmpfs none /mnt
+			mkdir -p /mnt/dev/vfio /mnt/drivers/$driver /mnt/groups/7 /mnt/pci/0000:3b:00.0
+			cp -a /dev/null /dev/zero /dev/urandom /mnt/dev
+			mknod /mnt/dev/vfio/7 c 240 7
+			mknod /mnt/dev/vfio/vfio c 10 196
+			chown 0:@{[DISKS]} /mnt/dev/vfio/*
+			chmod $group_mode /mnt/dev/vfio/7
+			chmod $all_mode /mnt/dev/vfio/vfio
+			ln -s /mnt/drivers/$driver /mnt/pci/0000:3b:00.0/driver
+			ln -s /mnt/groups/7 /mnt/pci/0000:3b:00.0/iommu_group
+			mount --bind /mnt/pci /sys/bus/pci/devices
+			mount --bind /mnt/dev /dev
+			exec "\$@"
+		END
+	};
+	my $spec = sub { return spec('device', { hostdevs => [ { pci => '3b:00.0' } ], qemu => { user => 'anclaqemu' } }) };
+	my $cannot = sub { return qr{: user "anclaqemu" \(qemu\.user\) cannot read and write $_[0]: Permission denied; make the user a member of its group$}m };
+	refused 'bound to another driver', $spec->(), 4, qr{hostdevs: PCI device 0000:3b:00\.0 is bound to e1000e, not to vfio-pci; bind it}, $machine->('e1000e', '0660', '0666');
+	refused 'of a group that the user is not in', $spec->(), 4, $cannot->('/dev/vfio/7'), $machine->('vfio-pci', '0600', '0666');
+	refused 'nor VFIO itself', $spec->(), 4, $cannot->('/dev/vfio/vfio'), $machine->('vfio-pci', '0660', '0600');
+};
+
 subtest 'root' => sub {
 	is_who 'has no capability', spec('root'), {};
 	is_who 'nor one that the launcher got', spec('root'), {}, 'setpriv', '--inh-caps', '+net_admin,+sys_nice', '--ambient-caps', '+net_admin,+sys_nice';

@@ -81,6 +81,21 @@ subtest 'dump' => sub {
 	clean;
 };
 
+subtest 'a dump of a QEMU that cannot open the file' => sub {
+	plan skip_all => 'needs root' if $>;
+	chmod 0711, tmpdir();
+	my $spec = linux('theirs', 'ancla.do=poweroff', { 'on-poweroff' => 'dump', qemu => { user => 'nobody' } });
+	for (qw(kernel initrd)) {
+		is system('cp', $spec->{boot}{$_}, tmpdir() . "/$_"), 0;
+		$spec->{boot}{$_} = tmpdir() . "/$_";
+	}
+	ended run_ancla('run', make_spec($spec), { timeout => 120 }), 0, qr{^ancla: the guest's memory is in \Q$dumps\E/theirs-}m, 'it gets it open';
+	my ($file) = dump_files() or return fail 'a file';
+	is_deeply [ (stat $file)[4], (stat _)[2] & 07777 ], [ 0, 0600 ], 'it is root\'s alone';
+	unlink $file;
+	clean;
+};
+
 subtest 'a dump that cannot be written' => sub {
 	my $file = tmpdir() . '/no-directory';
 	open my $handle, '>', $file or die;
