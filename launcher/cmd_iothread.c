@@ -104,16 +104,16 @@ static int run(const struct invocation *call)
 	}
 	if (parse_where(call, &cpus, &sched, &err) < 0 ||
 	    live_begin(&live, call->args[0], &err) < 0 || live_lock(&live, &err) < 0)
-		return command_fail(&err);
-	if (!add && !has_iothread(live.plan, id)) {
+		return command_fail(vm_client_blame(&live.client, &err));
+	if (!add && !has_iothread(live.plan, id) && !hotplug_has_iothread(&live, id)) {
 		error_set(&err, EXIT_FAILED, "VM \"%s\" has no iothread \"%s\"", live.plan->name,
 		          id);
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&live.client, &err));
 	}
 	if (add ? plan_iothread(&live, id, cpus, sched, &err) < 0 ||
 	              hotplug_add_iothread(&live, &err) < 0
 	        : hotplug_remove_iothread(&live, id, &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&live.client, &err));
 	return report(call, &live, id);
 }
 

@@ -172,7 +172,7 @@ static int run(const struct invocation *call)
 	    change_plan(&change, live.plan, live.host, live.others, &err) < 0 ||
 	    (keep && prepare(&save, &live, &change, &err) < 0) ||
 	    (!dry && live_commit(&live, keep ? &save : NULL, &err) < 0))
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&live.client, &err));
 	warn(live.plan);
 	return report(&live, dry, invocation_option(call, "json") != NULL);
 }

@@ -199,6 +199,6 @@ int pin_memory(const struct invocation *call)
 	    find_regions(&r, &err) < 0 || look(&r, &err) < 0 ||
 	    (keep && prepare(&save, &r, &err) < 0) ||
 	    (!dry && move(&r, keep ? &save : NULL, &err) < 0))
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&r.live.client, &err));
 	return report(&r, dry, invocation_option(call, "json") != NULL);
 }

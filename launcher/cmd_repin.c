@@ -59,6 +59,16 @@ static int remove_left(struct vm_client *client, struct error *err)
 	return ledger_open(&ledger, false, err) < 0 ? -1 : live_limits_remove_left(client, err);
 }
 
+/* vCPUs that a killed command added are the VM's. */
+static int write_vcpus(const struct vm_client *client, int known, struct error *err)
+{
+	if (client->plan->vcpus_online == known)
+		return 0;
+	return vm_write_threads(&client->dir, &client->threads, err) < 0
+	           ? -1
+	           : vm_write_plan(&client->dir, client->plan, err);
+}
+
 static int run(const struct invocation *call)
 {
 	cleanup_vm_client struct vm_client client = VM_CLIENT_INIT;
@@ -66,10 +76,13 @@ static int run(const struct invocation *call)
 	cleanup_error struct error err = ERROR_INIT;
 
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
-	    vm_client_connect(&client, &err) < 0 || vm_client_query(&client, &err) < 0 ||
-	    remove_left(&client, &err) < 0 ||
-	    apply_plan(NULL, client.plan, &client.threads, &moves, &err) < 0)
-		return command_fail(&err);
+	    vm_client_connect(&client, &err) < 0)
+		return command_fail(vm_client_blame(&client, &err));
+	int known = client.plan->vcpus_online;
+	if (vm_client_query(&client, &err) < 0 || remove_left(&client, &err) < 0 ||
+	    apply_plan(NULL, client.plan, &client.threads, &moves, &err) < 0 ||
+	    write_vcpus(&client, known, &err) < 0)
+		return command_fail(vm_client_blame(&client, &err));
 	vm_client_disconnect(&client);
 	cleanup_free char *unknown = threads_unknown(&client.threads);
 	command_warn(unknown);

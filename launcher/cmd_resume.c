@@ -27,7 +27,7 @@ static int run(const struct invocation *call)
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
 	    vm_client_connect(&client, &err) < 0 || vm_client_query(&client, &err) < 0 ||
 	    refuse(&client, &err) < 0 || vm_client_command(&client, "cont", &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&client, &err));
 	return EXIT_DONE;
 }
 

@@ -207,7 +207,7 @@ static int run(const struct invocation *call)
 
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
 	    vm_client_connect(&client, &err) < 0 || vm_client_query(&client, &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&client, &err));
 	vm_client_disconnect(&client);
 	cleanup_free char *unknown = threads_unknown(&client.threads);
 	command_warn(unknown);

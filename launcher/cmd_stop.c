@@ -158,7 +158,7 @@ static int run(const struct invocation *call)
 	}
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
 	    stop(&client, invocation_option(call, "force") != NULL, (int)seconds, &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&client, &err));
 	wait_for_supervisor(&client);
 	return sweep(&err) < 0 ? command_fail(&err) : EXIT_DONE;
 }

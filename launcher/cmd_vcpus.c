@@ -99,10 +99,10 @@ static int run(const struct invocation *call)
 	live.client.on_event = hotplug_on_event;
 	live.client.event_data = &events;
 	if (live_begin(&live, call->args[0], &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&live.client, &err));
 	int before = live.plan->vcpus_online;
 	if (change(&live, &events, (int)count, &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&live.client, &err));
 	return invocation_option(call, "json") ? print_json(&live, before)
 	                                       : print_text(&live, before);
 }

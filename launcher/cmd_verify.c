@@ -54,6 +54,8 @@ static int find_threads(struct vm_client *client, struct checks *checks, struct 
 		vm_client_disconnect(client);
 		return 0;
 	}
+	if (vm_client_has_ended(client))
+		return error_set(err, silent.code, "%s", silent.message);
 	vm_client_disconnect(client);
 	verify_add(checks, "monitor", "an answer", silent.message);
 	threads_free(&client->threads);
@@ -70,7 +72,7 @@ static int run(const struct invocation *call)
 
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
 	    find_threads(&client, &checks, &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&client, &err));
 	cleanup_free char *unknown = threads_unknown(&client.threads);
 	command_warn(unknown);
 	verify_presence(client.plan, &client.threads, &checks);
@@ -78,7 +80,11 @@ static int run(const struct invocation *call)
 	verify_cgroup(client.plan, &client.threads, &checks);
 	if (verify_memory(client.plan, client.state.qemu, NULL, true, &checks, &err) < 0 ||
 	    verify_process(client.plan, client.state.qemu, &checks, &err) < 0)
-		return command_fail(&err);
+		return command_fail(vm_client_blame(&client, &err));
+	if (checks.failed && vm_client_has_ended(&client)) {
+		error_set(&err, EXIT_FAILED, "there is nothing to verify");
+		return command_fail(vm_client_blame(&client, &err));
+	}
 	if (invocation_option(call, "json")) {
 		written = command_print_json(checks_json(&checks));
 	} else {

@@ -84,6 +84,12 @@ static int lend(struct lent *lent, pid_t main, const struct plan *plan, enum thr
 	                 kernel_sched_advice(reason));
 }
 
+/* Whether a command that failed may have been done all the same: QEMU did not say no. */
+static bool may_be_done(const struct vm_client *client)
+{
+	return client->failure != QMP_ERROR_NONE && client->failure != QMP_ERROR_COMMAND;
+}
+
 /* Runs a command that makes a thread of the plan's, which is born in its place. */
 static int call_lending(struct live *live, const char *command, struct json_object *arguments,
                         enum thread_role role, int index, struct error *err)
@@ -171,12 +177,21 @@ int hotplug_add_vcpu(struct live *live, struct error *err)
 	    json_object_object_add(arguments, key, json_object_get(value));
 	json_add_string(arguments, "driver", text_of(slot, "type"));
 	json_add_string(arguments, "id", id);
-	if (call_lending(live, "device_add", arguments, THREAD_VCPU, index, err) < 0)
-		return error_prefix(err, "vCPU %d was not added: ", index);
+	if (call_lending(live, "device_add", arguments, THREAD_VCPU, index, err) < 0) {
+		if (!may_be_done(&live->client))
+			return error_prefix(err, "vCPU %d was not added: ", index);
+		return error_prefix(err,
+		                    "whether vCPU %d was added is not known (`ancla repin %s` "
+		                    "finds out): ",
+		                    index, live->plan->name);
+	}
 	live->plan->vcpus_online = index + 1;
-	if (settle(live, THREAD_VCPU, index, err) < 0)
-		return error_prefix(err, "vCPU %d was added, but is not as planned: ", index);
-	return vm_write_plan(&live->client.dir, live->plan, err);
+	if (settle(live, THREAD_VCPU, index, err) == 0 &&
+	    vm_write_plan(&live->client.dir, live->plan, err) == 0)
+		return 0;
+	return error_prefix(
+	    err, "vCPU %d was added, but not seen to (`ancla repin %s` does that): ", index,
+	    live->plan->name);
 }
 
 void hotplug_on_event(void *data, const char *event, struct json_object *arguments)
@@ -294,6 +309,15 @@ static void use_new_plan(struct live *live)
 	live->client.plan = plan_copy(live->plan);
 }
 
+/* Always -1. */
+static int left_iothread(const struct live *live, const char *id, struct error *err)
+{
+	return error_prefix(err,
+	                    "QEMU may have an iothread \"%s\" now (`ancla iothread %s remove %s` "
+	                    "takes it away): ",
+	                    id, live->plan->name, id);
+}
+
 int hotplug_add_iothread(struct live *live, struct error *err)
 {
 	int index = (int)live->plan->n_iothreads - 1;
@@ -304,12 +328,13 @@ int hotplug_add_iothread(struct live *live, struct error *err)
 	json_add_string(arguments, "qom-type", "iothread");
 	json_add_string(arguments, "id", iothread->id);
 	if (call_lending(live, "object-add", arguments, THREAD_IOTHREAD, index, err) < 0)
-		return -1;
+		return may_be_done(&live->client) ? left_iothread(live, iothread->id, err) : -1;
 	use_new_plan(live);
 	if (settle(live, THREAD_IOTHREAD, index, err) == 0 &&
 	    vm_write_plan(&live->client.dir, live->plan, err) == 0)
 		return 0;
-	delete_object(&live->client, iothread->id, &ignored);
+	if (delete_object(&live->client, iothread->id, &ignored) < 0)
+		return left_iothread(live, iothread->id, err);
 	return -1;
 }
 
@@ -371,28 +396,66 @@ static int check_serves_nothing(struct vm_client *client, const char *id, struct
 	                 id, named ? named : other);
 }
 
-int hotplug_remove_iothread(struct live *live, const char *id, struct error *err)
+bool hotplug_has_iothread(struct live *live, const char *id)
 {
-	struct plan *plan = live->plan;
+	cleanup_error struct error ignored = ERROR_INIT;
+	cleanup_json struct json_object *list = NULL;
+
+	if (vm_client_call(&live->client, "query-iothreads", NULL, &list, &ignored) < 0 ||
+	    !json_object_is_type(list, json_type_array))
+		return false;
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		const char *other = text_of(json_object_array_get_idx(list, i), "id");
+		if (other && strcmp(other, id) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Out of the plan, and out of the threads, whose indices are the plan's. */
+static void drop_iothread(struct plan *plan, struct threads *threads, size_t index)
+{
 	size_t kept = 0;
 
-	if (check_serves_nothing(&live->client, id, err) < 0)
-		return -1;
-	if (delete_object(&live->client, id, err) < 0)
-		return -1;
-	for (size_t i = 0; i < plan->n_iothreads; i++) {
-		if (strcmp(plan->iothreads[i].id, id) != 0) {
-			plan->iothreads[kept++] = plan->iothreads[i];
+	for (size_t i = 0; i < threads->count; i++) {
+		struct thread thread = threads->list[i];
+		if (thread.role == THREAD_IOTHREAD && thread.index == (int)index)
 			continue;
-		}
-		hwloc_bitmap_free(plan->iothreads[i].cpus);
-		free(plan->iothreads[i].id);
+		thread.index -= thread.role == THREAD_IOTHREAD && thread.index > (int)index;
+		threads->list[kept++] = thread;
 	}
-	plan->n_iothreads = kept;
-	if (vm_write_plan(&live->client.dir, plan, err) < 0)
+	threads->count = kept;
+	hwloc_bitmap_free(plan->iothreads[index].cpus);
+	free(plan->iothreads[index].id);
+	plan->n_iothreads--;
+	memmove(&plan->iothreads[index], &plan->iothreads[index + 1],
+	        (plan->n_iothreads - index) * sizeof(*plan->iothreads));
+}
+
+/* Files first: a plan that names fewer than there are can be verified, and a command that was
+ * killed in the middle can be given again. */
+int hotplug_remove_iothread(struct live *live, const char *id, struct error *err)
+{
+	struct vm_client *client = &live->client;
+	struct plan *plan = live->plan;
+	cleanup_error struct error undo = ERROR_INIT;
+
+	if (check_serves_nothing(client, id, err) < 0)
 		return -1;
-	use_new_plan(live);
-	if (vm_client_query(&live->client, err) < 0)
+	for (size_t i = 0; i < plan->n_iothreads; i++)
+		if (strcmp(plan->iothreads[i].id, id) == 0)
+			drop_iothread(plan, &client->threads, i--);
+	if (vm_write_plan(&client->dir, plan, err) < 0)
 		return -1;
-	return vm_write_threads(&live->client.dir, &live->client.threads, err);
+	if (vm_write_threads(&client->dir, &client->threads, err) == 0) {
+		if (delete_object(client, id, err) == 0)
+			return 0;
+		if (may_be_done(client))
+			return left_iothread(live, id, err);
+	}
+	if (vm_write_plan(&client->dir, client->plan, &undo) < 0 ||
+	    vm_client_query(client, &undo) < 0 ||
+	    vm_write_threads(&client->dir, &client->threads, &undo) < 0)
+		error_prefix(err, "%s; before that: ", undo.message);
+	return -1;
 }

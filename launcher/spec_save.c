@@ -315,16 +315,10 @@ static int prove(const struct spec_save *save, const struct change *change, stru
 static int write_fresh(struct spec_save *save, struct error *err)
 {
 	size_t length = strlen(save->text), done = 0;
-	char *fresh = xasprintf("%s.XXXXXX", save->path);
-	cleanup_close int fd = mkostemp(fresh, O_CLOEXEC);
+	cleanup_close int fd = spec_fresh_make(&save->fresh, save->path, err);
 
-	if (fd < 0) {
-		error_set(err, EXIT_FAILED, "--save: cannot make a file beside %s: %s", save->path,
-		          strerror(errno));
-		free(fresh);
-		return -1;
-	}
-	save->fresh = fresh;
+	if (fd < 0)
+		return error_prefix(err, "--save: ");
 	while (done < length) {
 		ssize_t wrote = write(fd, save->text + done, length - done);
 		if (wrote < 0 && errno != EINTR)
@@ -336,8 +330,8 @@ static int write_fresh(struct spec_save *save, struct error *err)
 	    fchmod(fd, save->before.st_mode & 07777) == 0 && fsync(fd) == 0)
 		return 0;
 	return error_set(err, EXIT_FAILED,
-	                 "--save: cannot write %s with the owner and mode of %s: %s", fresh,
-	                 save->path, strerror(errno));
+	                 "--save: cannot write %s with the owner and mode of %s: %s",
+	                 save->fresh.path, save->path, strerror(errno));
 }
 
 int spec_save_prepare(struct spec_save *save, const struct change *change, struct error *err)
@@ -355,18 +349,15 @@ int spec_save_commit(struct spec_save *save, struct error *err)
 	    is.st_mtim.tv_nsec != was->st_mtim.tv_nsec)
 		return error_set(err, EXIT_SPEC,
 		                 "--save: %s was changed by somebody else meanwhile", save->path);
-	if (rename(save->fresh, save->path) < 0)
+	if (spec_fresh_replace(&save->fresh, save->path) < 0)
 		return error_set(err, EXIT_FAILED, "--save: cannot replace %s: %s", save->path,
 		                 strerror(errno));
-	free(take_pointer(&save->fresh));
 	return 0;
 }
 
 void spec_save_end(struct spec_save *save)
 {
-	if (save->fresh)
-		unlink(save->fresh);
-	free(save->fresh);
+	spec_fresh_end(&save->fresh);
 	free(save->path);
 	free(save->text);
 	spec_free(save->was);

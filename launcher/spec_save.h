@@ -8,6 +8,7 @@
 #include "error.h"
 #include "plan.h"
 #include "spec.h"
+#include "spec_fresh.h"
 
 /* A spec under change: read, edited in memory, not written yet. */
 struct spec_save {
@@ -15,12 +16,12 @@ struct spec_save {
 	char *text; /* edited */
 	struct stat before;
 	struct spec *was;
-	char *fresh; /* the new file beside it, until it takes its place; NULL: none */
+	struct spec_fresh fresh;
 };
 
 #define SPEC_SAVE_INIT                                                                             \
 	{                                                                                          \
-		0                                                                                  \
+		.fresh = SPEC_FRESH_INIT                                                           \
 	}
 
 /* Reads the file. EXIT_SPEC: it is gone, no regular file, wrong, or another VM's by now. */

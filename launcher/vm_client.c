@@ -59,9 +59,10 @@ static int take_monitor(struct vm_client *client, struct error *err)
 	                 client->dir.name, holder, limit_ms / 1000);
 }
 
-static int qmp_failed(const struct vm_client *client, const struct qmp_error *qmp_error,
+static int qmp_failed(struct vm_client *client, const struct qmp_error *qmp_error,
                       struct error *err)
 {
+	client->failure = client->qmp ? qmp_error->kind : QMP_ERROR_CLOSED;
 	return error_set(err, EXIT_FAILED, "VM \"%s\": %s", client->dir.name, qmp_error->message);
 }
 
@@ -112,6 +113,7 @@ int vm_client_call(struct vm_client *client, const char *command, struct json_ob
 {
 	struct qmp_error qmp_error;
 
+	client->failure = QMP_ERROR_NONE;
 	if (qmp_call(client->qmp, command, arguments, limit(client, LIMIT_REPLY_MS), reply,
 	             &qmp_error) < 0)
 		return qmp_failed(client, &qmp_error, err);
@@ -155,6 +157,31 @@ int vm_client_query(struct vm_client *client, struct error *err)
 	for (size_t i = 0; i < ARRAY_SIZE(questions); i++)
 		json_object_put(replies[i]);
 	return result;
+}
+
+bool vm_client_has_ended(const struct vm_client *client)
+{
+	const struct threads *threads = &client->threads;
+	bool hint = client->failure == QMP_ERROR_CLOSED;
+
+	/* A thread is gone before its process is; but a vCPU may be taken away, too. */
+	for (size_t i = 0; i < threads->count; i++)
+		hint |= (threads->list[i].role == THREAD_VCPU ||
+		         threads->list[i].role == THREAD_IOTHREAD) &&
+		        kernel_is_dying(threads->list[i].tid);
+	return client->pidfd >= 0 && (kernel_is_dying(client->state.qemu) ||
+	                              (hint && (kernel_wait_gone(client->pidfd, LIMIT_DYING_MS) ||
+	                                        kernel_is_dying(client->state.qemu))));
+}
+
+const struct error *vm_client_blame(const struct vm_client *client, struct error *err)
+{
+	if (vm_client_has_ended(client)) {
+		cleanup_free char *what = take_pointer(&err->message);
+		error_set(err, EXIT_FAILED, "QEMU of \"%s\" (%d) has ended: %s", client->dir.name,
+		          client->state.qemu, what);
+	}
+	return err;
 }
 
 void vm_client_disconnect(struct vm_client *client)

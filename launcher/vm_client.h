@@ -18,7 +18,9 @@ struct vm_client {
 	struct threads threads;
 	qmp_event_fn *on_event; /* of the monitor, with event_data; may be NULL */
 	void *event_data;
-	int patience_ms;    /* for each wait; 0: the usual limits */
+	enum qmp_error_kind failure; /* why the last call failed: only after QMP_ERROR_COMMAND it is
+	                                known that nothing was done */
+	int patience_ms;             /* for each wait; 0: the usual limits */
 	char run_state[40]; /* "running", "paused", …, as query-status says; "" before it was asked
 	                     */
 };
@@ -48,6 +50,12 @@ int vm_client_command(struct vm_client *client, const char *command, struct erro
 
 /* Fills run_state and threads, and says in plan->vcpus_online how many vCPUs there are now. */
 int vm_client_query(struct vm_client *client, struct error *err);
+
+/* Whether QEMU has ended, or is dying, since it was found. */
+bool vm_client_has_ended(const struct vm_client *client);
+
+/* What fails while QEMU dies fails for that, and then it is the error, EXIT_FAILED. Returns it. */
+const struct error *vm_client_blame(const struct vm_client *client, struct error *err);
 
 void vm_client_disconnect(struct vm_client *client);
 void vm_client_close(struct vm_client *client);

@@ -2,14 +2,16 @@
  *
  *     inject --list COMMAND...                        every call that it makes, to descriptor 9
  *     inject --fail ROLE CALL NTH ERRNO COMMAND...    that call is not made, and returns -ERRNO
- *     inject --kill ROLE CALL NTH COMMAND...          SIGKILL to who makes that call, before it is
- * made inject --kill-after ROLE CALL NTH COMMAND...    the same, after it was made
+ *     inject --kill ROLE CALL NTH COMMAND...          SIGKILL to who makes that call, before it
+ *     inject --kill-after ROLE CALL NTH COMMAND...    the same, after it was made
+ *     inject --kill-qemu ROLE CALL NTH PID COMMAND... SIGKILL to that process before the call; with
+ *                                                     0 to the QEMU that the command has started
  *
  * A role is a process or thread by the order of birth: 0 the program, 1 its first child. Those that
  * start another program are left alone from then on. CALL is a number; NTH counts from 1, within
- * the role. The list has a line for each call: ROLE CALL and its second argument. Exits as the
- * program does (128 + signal if one ended it); with 99 if the call never came. Whatever the program
- * started goes on after its end. */
+ * the role. The list has a line for each call: ROLE, CALL, its second argument, and the QEMU that
+ * was started (0: none yet). Exits as the program does (128 + signal if one ended it); with 99 if
+ * the call never came. Whatever the program started goes on after its end. */
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -26,7 +28,7 @@
 #define TRACED_MAX 256
 #define CALLS_MAX 512
 
-enum what { LIST, FAIL, KILL, KILL_AFTER };
+enum what { LIST, FAIL, KILL, KILL_AFTER, KILL_QEMU };
 
 struct traced {
 	pid_t pid; /* 0: free */
@@ -39,7 +41,9 @@ struct traced {
 static struct traced list[TRACED_MAX];
 static int next_role;
 static enum what what;
-static int wanted_role, wanted_call, wanted_nth, wanted_errno;
+static int wanted_role, wanted_call, wanted_nth;
+static int wanted; /* the error, or the process */
+static pid_t qemu; /* that the program has started; 0: none */
 static bool came;
 
 static void die(const char *text)
@@ -84,7 +88,7 @@ static void begin_call(struct traced *t)
 	if (call < 0 || call >= CALLS_MAX)
 		return;
 	if (what == LIST)
-		dprintf(9, "%d %d %llu\n", t->role, call, regs.rsi);
+		dprintf(9, "%d %d %llu %d\n", t->role, call, regs.rsi, qemu);
 	t->chosen = what != LIST && t->role == wanted_role && call == wanted_call &&
 	            ++t->counts[call] == wanted_nth;
 	came |= t->chosen;
@@ -92,15 +96,31 @@ static void begin_call(struct traced *t)
 		set_register(t->pid, offsetof(struct user_regs_struct, orig_rax), -1);
 	if (t->chosen && what == KILL)
 		kill(t->pid, SIGKILL);
+	if (t->chosen && what == KILL_QEMU && (wanted || qemu))
+		kill(wanted ? wanted : qemu, SIGKILL);
 }
 
 static void end_call(struct traced *t)
 {
 	if (t->chosen && what == FAIL)
-		set_register(t->pid, offsetof(struct user_regs_struct, rax), -wanted_errno);
+		set_register(t->pid, offsetof(struct user_regs_struct, rax), -wanted);
 	if (t->chosen && what == KILL_AFTER)
 		kill(t->pid, SIGKILL);
 	t->chosen = false;
+}
+
+/* A QEMU that is asked what it can do is nobody's VM. */
+static void see_program(pid_t pid)
+{
+	char path[32], words[4096];
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+	FILE *file = fopen(path, "r");
+	size_t length = file ? fread(words, 1, sizeof(words), file) : 0;
+
+	if (memmem(words, length, "guest=", strlen("guest=")))
+		qemu = pid;
+	if (file)
+		fclose(file);
 }
 
 /* Goes on after a stop; false if the process is not ours any more. */
@@ -122,6 +142,7 @@ static bool handle_stop(struct traced *t, int status)
 			find((pid_t)born)->role = next_role++;
 		signal = 0;
 	} else if (event == PTRACE_EVENT_EXEC && t->role != 0) {
+		see_program(t->pid);
 		ptrace(PTRACE_DETACH, t->pid, 0, 0);
 		t->pid = 0;
 		return false;
@@ -168,14 +189,15 @@ static int trace(pid_t program)
 
 static char **parse(char **argv)
 {
-	static const char *const names[] = { "--list", "--fail", "--kill", "--kill-after" };
-	int *const numbers[] = { &wanted_role, &wanted_call, &wanted_nth, &wanted_errno };
+	static const char *const names[] = { "--list", "--fail", "--kill", "--kill-after",
+		                             "--kill-qemu" };
+	int *const numbers[] = { &wanted_role, &wanted_call, &wanted_nth, &wanted };
 	int count;
 
-	for (what = LIST; what <= KILL_AFTER; what++)
+	for (what = LIST; what <= KILL_QEMU; what++)
 		if (argv[1] && strcmp(argv[1], names[what]) == 0)
 			break;
-	count = what == LIST ? 0 : what == FAIL ? 4 : 3;
+	count = what == LIST ? 0 : what == FAIL || what == KILL_QEMU ? 4 : 3;
 	for (int i = 0; i < count && argv[2 + i]; i++)
 		*numbers[i] = atoi(argv[2 + i]);
 	return argv + 2 + count;
@@ -185,8 +207,10 @@ int main(int argc, char **argv)
 {
 	char **command = argc > 2 ? parse(argv) : NULL;
 
-	if (!command || what > KILL_AFTER || !*command) {
-		fprintf(stderr, "usage: inject --list|--fail|--kill|--kill-after ... COMMAND...\n");
+	if (!command || what > KILL_QEMU || !*command) {
+		fprintf(
+		    stderr,
+		    "usage: inject --list|--fail|--kill|--kill-after|--kill-qemu ... COMMAND...\n");
 		return 98;
 	}
 	pid_t pid = fork();

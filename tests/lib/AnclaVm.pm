@@ -274,6 +274,6 @@ sub eventually {
 	}
 }
 
-sub is_running { my ($pid) = @_; return (AnclaTest::peek("/proc/$pid/stat") // 'Z') !~ /.*\) [ZX]/s }
+sub is_running { my ($pid) = @_; return (AnclaTest::peek("/proc/$pid/stat") // ') Z') !~ /.*\) [ZX]/s }
 
 1;

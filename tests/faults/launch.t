@@ -1,0 +1,50 @@
+# A launch whose system calls fail, or that is killed in the middle, or whose QEMU is, leaves nothing
+# behind; and what it says it did is done. So does one that takes a VM over, and a stop.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use AnclaTest;
+use AnclaVm;
+use Faults;
+use Test::More;
+
+# Killed after `cont`, a launcher leaves a VM that runs and can be stopped; or the guard ends that.
+sub launched {
+	my ($result, $how) = @_;
+	my @wrong;
+	push @wrong, "it runs, but: $result->{verified}{out}$result->{verified}{err}"
+		if $result->{ran} && $result->{verified}{exit} && $result->{verified}{exit} != 1;
+	# Without the command its supervisor goes on, or ends.
+	push @wrong, 'it neither runs nor ends' unless eventually(20, sub { !our_processes() || state_of() eq 'running' && !Faults::guards() });
+	my @differs = pid_of() && state_of() eq 'running' ? is_verified() : ();
+	push @wrong, @differs if @differs && !eventually(5, sub { !pid_of() });
+	push @wrong, 'nothing runs' if ($result->{err} // '') =~ /^ancla: $vm runs/m && !pid_of() && $how->[0] !~ /qemu/ && !$result->{ran};
+	return @wrong, end_vm();
+}
+
+try_all(command => [ 'run', $path ], qemu => 'ours', after => \&launched,
+	stays => sub { state_of() eq 'running' }, end => sub { run_ancla('stop', '--force', $vm) });
+
+try_all(command => [ 'start', $path ], qemu => 'ours', after => \&launched);
+
+# Who takes a VM over takes nothing from it, except when he ends it.
+sub end_supervisor {
+	my $pid = launcher_of();
+	kill KILL => $pid if $pid && is_running($pid);
+	return !$pid || eventually(20, sub { !is_running($pid) });
+}
+
+try_all(command => [ 'run', '--attach', $vm ], qemu => 'theirs', exit => 137, most => 60,
+	ready => sub { return a_vm() && end_supervisor() },
+	stays => sub { $_[0]->err =~ /is taken over/ }, end => \&end_supervisor,
+	after => sub {
+		my ($result, $how) = @_;
+		return end_vm() if $how->[0] eq '--kill-qemu';
+		return pid_of() ? is_verified() : 'the VM is gone';
+	});
+
+try_all(command => [ 'stop', '--force', $vm ], qemu => 'theirs', ready => \&a_vm, after => sub { return end_vm() });
+
+told_all();
+done_testing;
