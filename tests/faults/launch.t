@@ -37,7 +37,9 @@ sub end_supervisor {
 
 try_all(command => [ 'run', '--attach', $vm ], qemu => 'theirs', exit => 137, most => 60,
 	ready => sub { return a_vm() && end_supervisor() },
-	stays => sub { $_[0]->err =~ /is taken over/ }, end => \&end_supervisor,
+	# What it says may be what fails.
+	stays => sub { $_[0]->err =~ /is taken over/ || time > $_[0]{started} + 3 && is_running(launcher_of()) },
+	end => \&end_supervisor,
 	after => sub {
 		my ($result, $how) = @_;
 		return end_vm() if $how->[0] eq '--kill-qemu';

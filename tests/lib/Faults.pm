@@ -72,7 +72,7 @@ my $text = AnclaTest::slurp($path);
 sub in_run { return AnclaTest::peek(runtime_dir() . "/$vm/$_[0]") }
 sub state_file { return json(in_run('state.json') || '{}') }
 sub state_of { return state_file()->{state} // '' }
-sub launcher_of { return state_file()->{launcher} }
+sub launcher_of { return state_file()->{launcher} } # its supervisor, or the last one
 
 # Its QEMU; undef if there is none that runs.
 sub pid_of {
@@ -184,9 +184,9 @@ sub was_killed { my ($result, $how) = @_; return ($result->{ran} || $how->[0] =~
 # What is wrong with how it ended; nothing if all is as it should be.
 sub judge {
 	my ($how, $result) = @_;
-	my $said = "exit $result->{exit}: $result->{out}$result->{err}";
-	return 'it does not end' if $result->{timed_out};
+	return "it does not end: $result->{out}$result->{err}" if $result->{timed_out};
 	return "the injector failed: $result->{err}" if !defined $result->{exit} || $result->{exit} == 98;
+	my $said = "exit $result->{exit}: $result->{out}$result->{err}";
 	return if $result->{exit} == 99 || $result->{exit} == 0 || was_killed($result, $how);
 	return "a crash: $said" if $result->{exit} >= 128;
 	return $said unless $result->{exit} =~ /^[1345]$/;
