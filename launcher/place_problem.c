@@ -113,17 +113,17 @@ static void add_core(const struct placing *p, struct fit_problem *problem, struc
                      size_t index)
 {
 	const struct fit_core *core = &problem->cores[index];
-	struct fit_group *group = node->count ? &problem->groups[problem->n_groups - 1] : NULL;
+	size_t last = problem->n_groups - 1; /* of the node, if it has one yet */
 
-	if (!group ||
-	    p->host->cores[problem->cores[group->first].core].l3 != p->host->cores[core->core].l3) {
-		group = &problem->groups[problem->n_groups++];
-		group->first = index;
+	if (!node->count || p->host->cores[problem->cores[problem->groups[last].first].core].l3 !=
+	                        p->host->cores[core->core].l3) {
+		last = problem->n_groups++;
+		problem->groups[last].first = index;
 		node->count++;
 	}
-	group->count++;
-	group->capacity += core->take;
-	group->isolated |= core->isolated > 0;
+	problem->groups[last].count++;
+	problem->groups[last].capacity += core->take;
+	problem->groups[last].isolated |= core->isolated > 0;
 	node->capacity += core->take;
 	node->has_cpus |= core->take > 0;
 	node->spare |= core->spare > 0;
@@ -179,27 +179,24 @@ static size_t find_home(const struct placing *p, size_t node)
 
 /* ---- units ---- */
 
-static bool same_pool(const struct plan_memory *a, const struct plan_memory *b)
+/* The size of the region's huge pages, 0 of plain ones: each is a pool. */
+static uint64_t pool_size(const struct plan_memory *region)
 {
-	return (a->pages == PAGES_HUGE) == (b->pages == PAGES_HUGE) &&
-	       (a->pages != PAGES_HUGE || a->page_size == b->page_size);
+	return region->pages == PAGES_HUGE ? region->page_size : 0;
 }
 
-/* The pools are plain pages, and each size of huge pages that a region asks for; `like` has one
- * region of each. */
-static size_t find_pool(struct fit_problem *problem, const struct plan_memory **like,
+/* The pools are plain pages, and each size of huge pages that a region asks for. */
+static size_t find_pool(struct fit_problem *problem, uint64_t *sizes,
                         const struct plan_memory *region)
 {
-	size_t pool = 1;
+	size_t pool = 0;
 
-	if (region->pages != PAGES_HUGE)
-		return 0;
-	while (pool < problem->n_pools && !same_pool(like[pool], region))
+	while (pool < problem->n_pools && sizes[pool] != pool_size(region))
 		pool++;
 	if (pool == FIT_POOLS_MAX)
 		return pool - 1; /* no Linux has so many sizes */
 	if (pool == problem->n_pools)
-		like[problem->n_pools++] = region;
+		sizes[problem->n_pools++] = pool_size(region);
 	return pool;
 }
 
@@ -259,7 +256,7 @@ static void find_touched(const struct placing *p, struct fit_problem *problem,
 }
 
 static void add_unit(const struct placing *p, struct fit_problem *problem, size_t index,
-                     const struct plan_memory **like)
+                     uint64_t *sizes)
 {
 	const struct plan_memory *region = &p->plan->memory[index];
 	struct fit_unit *unit = &problem->units[index];
@@ -275,7 +272,7 @@ static void add_unit(const struct placing *p, struct fit_problem *problem, size_
 			unit->vcpus++;
 	}
 	if (!region->host_nodes && counts(p, DEMAND_MEMORY)) {
-		unit->pool = find_pool(problem, like, region);
+		unit->pool = find_pool(problem, sizes, region);
 		unit->memory = region->size;
 		unit->may_degrade =
 		    unit->pool && (p->spec->strictness.hugepages == STRICTNESS_PREFER ||
@@ -285,22 +282,18 @@ static void add_unit(const struct placing *p, struct fit_problem *problem, size_
 	find_touched(p, problem, unit, pins);
 }
 
-static void add_pools(const struct placing *p, struct fit_problem *problem,
-                      const struct plan_memory **like)
+static void add_pools(const struct placing *p, struct fit_problem *problem, const uint64_t *sizes)
 {
-	static const struct plan_memory plain = { .pages = PAGES_PLAIN };
-
-	like[0] = &plain;
 	problem->pools = xcalloc(problem->n_nodes * problem->n_pools, sizeof(*problem->pools));
 	for (size_t n = 0; n < problem->n_nodes; n++)
 		for (size_t pool = 0; pool < problem->n_pools; pool++) {
 			const struct host_node *node = &p->host->nodes[n];
-			uint64_t free =
-			    place_memory_free(p, node, like[pool]->pages, like[pool]->page_size);
+			uint64_t free = place_memory_free(
+			    p, node, sizes[pool] ? PAGES_HUGE : PAGES_PLAIN, sizes[pool]);
 			uint64_t taken = 0;
 			for (size_t i = 0; i < p->plan->n_memory; i++) {
 				const struct plan_memory *region = &p->plan->memory[i];
-				if (has_bound(region, node) && same_pool(region, like[pool]))
+				if (has_bound(region, node) && pool_size(region) == sizes[pool])
 					taken += region->size /
 					         (uint64_t)hwloc_bitmap_weight(region->host_nodes);
 			}
@@ -446,7 +439,7 @@ static void find_twins(struct fit_problem *problem)
 
 void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fit_problem *problem)
 {
-	const struct plan_memory *like[FIT_POOLS_MAX] = { NULL };
+	uint64_t sizes[FIT_POOLS_MAX] = { 0 };
 	cleanup_bitmap hwloc_bitmap_t available = xbitmap(), spare = xbitmap(), last = xbitmap();
 	struct sets sets = { available, spare };
 
@@ -476,8 +469,8 @@ void place_problem(const struct placing *p, hwloc_const_bitmap_t kind, struct fi
 		problem->nodes[n].home = find_home(p, n);
 	problem->units = xcalloc(problem->n_units, sizeof(*problem->units));
 	for (size_t i = 0; i < problem->n_units; i++)
-		add_unit(p, problem, i, like);
-	add_pools(p, problem, like);
+		add_unit(p, problem, i, sizes);
+	add_pools(p, problem, sizes);
 	add_devices(p, problem);
 	find_classes(problem);
 	find_twins(problem);
