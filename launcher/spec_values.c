@@ -214,14 +214,16 @@ static int parse_integer(struct parse *parse, int64_t min, int64_t max, struct p
 {
 	int64_t value = json_object_get_int64(place->value);
 
-	if (!json_object_is_type(place->value, json_type_int) || value < min || value > max) {
-		if (min == max)
-			return fail_expected(parse, place, "%lld", (long long)min);
-		return fail_expected(parse, place, "a whole number from %lld to %lld",
-		                     (long long)min, (long long)max);
+	if (json_object_is_type(place->value, json_type_int) && value >= min && value <= max) {
+		*result = value;
+		return 0;
 	}
-	*result = value;
-	return 0;
+	if (min == max)
+		fail_expected(parse, place, "%lld", (long long)min);
+	else
+		fail_expected(parse, place, "a whole number from %lld to %lld", (long long)min,
+		              (long long)max);
+	return -1;
 }
 
 /* `"a", "b" or "c"` */

@@ -42,66 +42,6 @@ int take_fd(int *fd)
 	return taken;
 }
 
-static void *or_exit(void *pointer)
-{
-	static const char message[] = "ancla: out of memory\n";
-
-	if (pointer)
-		return pointer;
-	if (write(STDERR_FILENO, message, sizeof(message) - 1) < 0) {
-		/* Nothing left to tell it with. */
-	}
-	_exit(EXIT_FAILED);
-}
-
-void *xcalloc(size_t count, size_t size)
-{
-	return or_exit(calloc(count ? count : 1, size ? size : 1));
-}
-
-void *xreallocarray(void *pointer, size_t count, size_t size)
-{
-	return or_exit(reallocarray(pointer, count ? count : 1, size ? size : 1));
-}
-
-char *xstrdup(const char *text)
-{
-	return or_exit(strdup(text));
-}
-
-char *xvasprintf(const char *format, va_list args)
-{
-	char *text = NULL;
-
-	return or_exit(vasprintf(&text, format, args) < 0 ? NULL : text);
-}
-
-char *xasprintf(const char *format, ...)
-{
-	va_list args;
-	char *text;
-
-	va_start(args, format);
-	text = xvasprintf(format, args);
-	va_end(args);
-	return text;
-}
-
-FILE *xmemstream(char **text, size_t *length)
-{
-	return or_exit(open_memstream(text, length));
-}
-
-hwloc_bitmap_t xbitmap(void)
-{
-	return or_exit(hwloc_bitmap_alloc());
-}
-
-hwloc_bitmap_t xbitmap_dup(hwloc_const_bitmap_t set)
-{
-	return or_exit(hwloc_bitmap_dup(set));
-}
-
 void *array_append_(void **array, size_t *count, size_t size)
 {
 	char *grown = xreallocarray(*array, *count + 1, size);
