@@ -30,6 +30,15 @@ void checks_add(struct checks *checks, char *what, char *expected, char *actual,
 	checks->failed += !ok;
 }
 
+void checks_move(struct checks *checks, struct checks *from)
+{
+	for (size_t i = 0; i < from->count; i++)
+		*(struct check *)array_append(&checks->list, &checks->count) = from->list[i];
+	checks->failed += from->failed;
+	free(from->list);
+	*from = (struct checks){ 0 };
+}
+
 /* A thread of the emulator may have ended since the list was made: then there is nothing to check.
  */
 static bool is_gone(const struct thread *thread)

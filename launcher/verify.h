@@ -30,6 +30,9 @@ void checks_free(struct checks *checks);
 /* Adds a check that failed. The strings are copied. */
 void verify_add(struct checks *checks, const char *what, const char *expected, const char *actual);
 
+/* Adds what is in the other list, and empties that. */
+void checks_move(struct checks *checks, struct checks *from);
+
 /* Adds a failed check for each vCPU and iothread of the plan that has no thread in the list. */
 void verify_presence(const struct plan *plan, const struct threads *threads, struct checks *checks);
 

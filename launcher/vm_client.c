@@ -80,6 +80,11 @@ static int read_plan_again(struct vm_client *client, struct error *err)
 	return 0;
 }
 
+int vm_client_lock(struct vm_client *client, struct error *err)
+{
+	return take_monitor(client, err) < 0 ? -1 : read_plan_again(client, err);
+}
+
 int vm_client_connect(struct vm_client *client, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/%s", client->dir.path, VM_COMMANDS);
@@ -97,7 +102,7 @@ int vm_client_connect(struct vm_client *client, struct error *err)
 		                 "QEMU of \"%s\" (%d) is stopped by a signal and cannot answer; "
 		                 "`kill -CONT %d` lets it go on",
 		                 client->dir.name, client->state.qemu, client->state.qemu);
-	if (take_monitor(client, err) < 0 || read_plan_again(client, err) < 0)
+	if (vm_client_lock(client, err) < 0)
 		return -1;
 	fd = qmp_connect(path, &qmp_error);
 	if (fd < 0)

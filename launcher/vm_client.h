@@ -41,6 +41,10 @@ bool vm_client_is_starting(const struct vm_client *client);
  * EXIT_FAILED at once while it is being started. */
 int vm_client_connect(struct vm_client *client, struct error *err);
 
+/* Only waits for the others, and keeps them waiting until vm_client_disconnect(): for what needs no
+ * QEMU, but is not to see a change half done. The plan is read again. */
+int vm_client_lock(struct vm_client *client, struct error *err);
+
 /* One command. `arguments` (may be NULL) is consumed; the caller puts the reply, if it wants it. */
 int vm_client_call(struct vm_client *client, const char *command, struct json_object *arguments,
                    struct json_object **reply, struct error *err);
