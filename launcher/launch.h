@@ -67,7 +67,8 @@ int vm_find_threads(struct vm *vm, struct error *err);
  */
 void vm_report(const struct vm *vm);
 
-/* The handler of QMP events: keeps them. `data` is the struct vm. */
+/* The handler of QMP events: keeps those that life_process() acts upon, the last ones of a flood.
+ * `data` is the struct vm. */
 void vm_on_event(void *data, const char *event, struct json_object *arguments);
 void vm_drop_events(struct vm *vm);
 

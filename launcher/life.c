@@ -287,7 +287,7 @@ static void on_stop(struct life *life, struct json_object *data)
 	life->stopped = true;
 	if (life->due)
 		act_now(life, life->due_action, life->due);
-	else if (life->step == LIFE_RUNS || life->step == LIFE_BOOTING)
+	else if (!life->question && (life->step == LIFE_RUNS || life->step == LIFE_BOOTING))
 		life->question = send(life, "query-status", NULL);
 }
 
@@ -394,6 +394,14 @@ void life_end(struct life *life)
 		unlink(life->dump);
 	free(life->dump);
 	life->dump = NULL;
+}
+
+bool life_knows(const char *event)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(handlers); i++)
+		if (strcmp(event, handlers[i].event) == 0)
+			return true;
+	return false;
 }
 
 void life_process(struct life *life)

@@ -41,6 +41,9 @@ struct life {
 void life_begin(struct life *life, struct vm *vm);
 void life_end(struct life *life);
 
+/* Whether life_process() acts upon this event. */
+bool life_knows(const char *event);
+
 /* Acts on the events and replies that QEMU's monitor has brought. */
 void life_process(struct life *life);
 

@@ -256,16 +256,22 @@ static void sleep_until_it_ends(struct supervision *s)
 	}
 }
 
+/* What QEMU said last may still be unread: not more than fits into a socket, which is far below
+ * what a step reads. A process that it left behind may have the connection, and say anything. */
+static void read_last_words(struct vm *vm)
+{
+	struct qmp_error ignored;
+
+	for (int steps = 0; steps < 3 && qmp_state(vm->qmp) == QMP_READY; steps++)
+		qmp_process(vm->qmp, &ignored);
+}
+
 /* How it ended, from what QEMU said and how its process ended. */
 static int verdict(struct supervision *s, struct error *err)
 {
 	struct vm *vm = s->vm;
-	struct qmp_error ignored;
 
-	/* What QEMU said last may still be unread. */
-	if (qmp_state(vm->qmp) == QMP_READY)
-		while (qmp_process(vm->qmp, &ignored) == 0 && qmp_state(vm->qmp) == QMP_READY)
-			continue;
+	read_last_words(vm);
 	life_process(&s->life);
 	life_end(&s->life);
 	cleanup_free char *words = vm_last_words(&vm->dir);

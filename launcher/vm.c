@@ -7,6 +7,7 @@
 
 #include "kernel.h"
 #include "launch.h"
+#include "life.h"
 #include "log.h"
 #include "notify.h"
 #include "reserve.h"
@@ -37,21 +38,41 @@ int vm_qmp_failed(struct vm *vm, const struct qmp_error *qmp_error, const char *
 	return error_set(err, EXIT_FAILED, "%s (%s)", qmp_error->message, doing);
 }
 
+/* A QEMU that is broken may send events without end while it is waited for: so many are kept, each
+ * with at most so many bytes of data. */
+enum { EVENTS_MAX = 128, EVENT_DATA_MAX = 65536 };
+
+static void free_events(struct vm_event *events, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		free(events[i].name);
+		json_object_put(events[i].data);
+	}
+}
+
 void vm_on_event(void *data, const char *event, struct json_object *arguments)
 {
 	struct vm *vm = data;
-	struct vm_event *kept = array_append(&vm->events, &vm->n_events);
+	size_t length = 0;
 
+	if (!life_knows(event))
+		return;
+	/* What came last counts. */
+	if (vm->n_events == EVENTS_MAX) {
+		vm->n_events /= 2;
+		free_events(vm->events, vm->n_events);
+		memcpy(vm->events, vm->events + vm->n_events, vm->n_events * sizeof(*vm->events));
+	}
+	struct vm_event *kept = array_append(&vm->events, &vm->n_events);
 	kept->name = xstrdup(event);
-	kept->data = json_object_get(arguments);
+	if (arguments)
+		json_object_to_json_string_length(arguments, JSON_C_TO_STRING_PLAIN, &length);
+	kept->data = length <= EVENT_DATA_MAX ? json_object_get(arguments) : NULL;
 }
 
 void vm_drop_events(struct vm *vm)
 {
-	for (size_t i = 0; i < vm->n_events; i++) {
-		free(vm->events[i].name);
-		json_object_put(vm->events[i].data);
-	}
+	free_events(vm->events, vm->n_events);
 	free(vm->events);
 	vm->events = NULL;
 	vm->n_events = 0;
