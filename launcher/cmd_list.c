@@ -29,6 +29,11 @@ static void describe_plan(const struct plan *plan, struct listed *vm)
 	vm->cpus = cpulist_format(cpus);
 }
 
+static bool is_ending(const struct vm_client *client)
+{
+	return client->pidfd < 0 && !(vm_client_is_starting(client) && !client->state.qemu);
+}
+
 /* What the VM says of itself; a VM that cannot be asked is still listed. */
 static void describe(const char *name, struct listed *vm)
 {
@@ -42,7 +47,7 @@ static void describe(const char *name, struct listed *vm)
 	    vm_client_query(&client, &err) == 0)
 		vm->state = xstrdup(client.run_state);
 	else
-		vm->state = xstrdup(client.pidfd < 0                 ? "ending"
+		vm->state = xstrdup(is_ending(&client)               ? "ending"
 		                    : vm_client_is_starting(&client) ? "starting"
 		                                                     : "silent");
 	vm->pid = client.state.qemu;

@@ -52,6 +52,8 @@ static void keep_only(int a, int b)
 	close_range(high + 1, ~0U, 0);
 }
 
+static const char too_late[] = "as the guest began to run";
+
 /* The supervisor: a session of its own, nothing of the caller's kept open. */
 static int supervisor(const struct spec *spec, int signals, int pipe)
 {
@@ -68,6 +70,11 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	keep_only(signals, pipe);
 	if (launch(spec, &options, &vm, &err) < 0)
 		return tell_result(pipe, command_fail(&err));
+	/* To the command this is still the start; the supervisor would only ask the guest. */
+	if (supervise_stopped(signals, too_late, &err) < 0) {
+		vm_end(&vm);
+		return tell_result(pipe, command_fail(&err));
+	}
 	vm_report(&vm);
 	if (log_to_file(vm.dir.dirfd, VM_OWN_LOG, &err) < 0) {
 		log_say(LOG_WARNING, "log", "%s", err.message);
@@ -86,13 +93,27 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	return code;
 }
 
-/* Passes a wish to stop on to the supervisor, which ends the launch and says so. */
-static void pass_signal(int signals, pid_t child)
+/* Passes a wish to stop on to the supervisor, which ends the launch and says so. Returns the
+ * signal, or 0. */
+static int pass_signal(int signals, pid_t child)
 {
 	struct signalfd_siginfo info;
+	int passed = 0;
 
-	while (read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info))
-		kill(child, (int)info.ssi_signo);
+	while (read(signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		passed = (int)info.ssi_signo;
+		kill(child, passed);
+	}
+	return passed;
+}
+
+/* The supervisor got the wish when the launch was done, and has asked the guest to power down. A
+ * second wish, by another signal as the first may be pending, makes QEMU quit. */
+static int end_supervisor(pid_t child, int passed, struct error *err)
+{
+	kill(child, passed == SIGTERM ? SIGINT : SIGTERM);
+	waitpid(child, NULL, 0);
+	return error_set(err, EXIT_FAILED, "stopped by SIG%s %s", sigabbrev_np(passed), too_late);
 }
 
 /* Reads the supervisor's result; its death without one is an error, too. */
@@ -100,19 +121,22 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 {
 	char code;
 	ssize_t got;
+	int passed = 0;
 
 	for (;;) {
 		struct pollfd polls[2] = { { pipe, POLLIN, 0 }, { signals, POLLIN, 0 } };
 		if (poll(polls, 2, -1) < 0 && errno != EINTR)
 			return error_set(err, EXIT_FAILED, "cannot poll: %s", strerror(errno));
 		if (polls[1].revents)
-			pass_signal(signals, child);
+			passed = pass_signal(signals, child);
 		if (!polls[0].revents)
 			continue;
 		got = read(pipe, &code, 1);
 		if (got >= 0 || errno != EINTR)
 			break;
 	}
+	if (got == 1 && code == EXIT_DONE && passed)
+		return end_supervisor(child, passed, err);
 	if (got == 1)
 		return code;
 	int status = 0;

@@ -94,18 +94,45 @@ static void wait_for_supervisor(const struct vm_client *client)
 		kernel_wait_gone(pidfd, LIMIT_QUIT_MS);
 }
 
+/* How often a start that is told to end is looked at. */
+#define LOOK_AGAIN_MS 20
+
+/* What the VM's files say by now: its QEMU, and whether it runs. */
+static void look_again(struct vm_client *client)
+{
+	cleanup_error struct error ended = ERROR_INIT;
+	cleanup_vm_state struct vm_state now = { 0 };
+
+	if (vm_read_state(&client->dir, &now, &ended) < 0)
+		return;
+	vm_state_free(&client->state);
+	client->state = now;
+	now = (struct vm_state){ 0 };
+	if (client->pidfd < 0)
+		client->pidfd = kernel_pidfd(client->state.qemu, client->state.qemu_start);
+}
+
 /* A start undoes itself when its launcher is told to. One that does not is killed, and then the
- * guard ends QEMU. */
+ * guard ends QEMU. 1: it was too late for that, and the VM runs. */
 static int end_start(struct vm_client *client, struct error *err)
 {
 	cleanup_close int launcher =
 	    kernel_pidfd(client->state.launcher, client->state.launcher_start);
+	int64_t deadline = kernel_now_ms() + LIMIT_QUIT_MS;
 
 	if (launcher >= 0)
 		kernel_pidfd_kill(launcher, SIGTERM);
-	if (launcher >= 0 && !kernel_wait_gone(launcher, LIMIT_QUIT_MS))
-		kernel_pidfd_kill(launcher, SIGKILL);
-	if (kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
+	while (launcher >= 0 && !kernel_wait_gone(launcher, LOOK_AGAIN_MS)) {
+		look_again(client);
+		if (!vm_client_is_starting(client))
+			return client->pidfd >= 0;
+		if (kernel_now_ms() > deadline) {
+			kernel_pidfd_kill(launcher, SIGKILL);
+			break;
+		}
+	}
+	look_again(client);
+	if (client->pidfd < 0 || kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
 		return 0;
 	return error_set(err, EXIT_FAILED,
 	                 "the start of \"%s\" was ended, but its QEMU (%d) is not gone after %d s",
@@ -116,8 +143,9 @@ static int stop(struct vm_client *client, bool force, int seconds, struct error 
 {
 	const char *name = client->dir.name;
 
-	if (vm_client_is_starting(client))
-		return end_start(client, err);
+	int ended = vm_client_is_starting(client) ? end_start(client, err) : 1;
+	if (ended <= 0)
+		return ended;
 	if (!force && !is_off(client, LIMIT_PRESS_MS)) {
 		switch (power_down(client, seconds * 1000)) {
 		case GONE:

@@ -3,7 +3,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -14,38 +13,22 @@
 #include "privileges.h"
 #include "util.h"
 
-static const char *serial_name(enum serial_type type)
-{
-	static const char *const names[] = { "none", "socket", "file", "pty", "socket" };
-
-	return names[type];
-}
-
-static int write_state(struct vm *vm, const char *state, struct error *err)
+static int write_running(struct vm *vm, struct error *err)
 {
 	free(vm->state.state);
-	vm->state.state = xstrdup(state);
+	vm->state.state = xstrdup("running");
 	return vm_write_state(&vm->dir, &vm->state, err);
 }
 
-static int start_state(struct vm *vm, struct error *err)
+static int write_qemu(struct vm *vm, struct error *err)
 {
-	/* Later commands run elsewhere. */
-	char *spec = realpath(vm->spec->file, NULL);
-	vm->state.spec = spec ? spec : xstrdup(vm->spec->file);
-	vm->state.serial = xstrdup(serial_name(vm->spec->serial.type));
-	vm->state.launcher = getpid();
-	vm->state.launcher_start = kernel_start_time(getpid());
 	vm->state.qemu = vm->qemu.pid;
 	vm->state.qemu_start = kernel_start_time(vm->qemu.pid);
-	vm->state.started = (int64_t)time(NULL);
-	vm->state.actions = vm->spec->actions;
-	/* Without it, no later command would believe that these are the VM's. */
-	if (vm->state.launcher_start && vm->state.qemu_start)
-		return 0;
-	return error_set(err, EXIT_FAILED,
-	                 "cannot read when processes were started (/proc/%d/stat)",
-	                 vm->state.launcher_start ? vm->qemu.pid : getpid());
+	/* Without it, no later command would believe that it is the VM's. */
+	if (!vm->state.qemu_start)
+		return error_set(err, EXIT_FAILED,
+		                 "cannot read when QEMU was started (/proc/%d/stat)", vm->qemu.pid);
+	return vm_write_state(&vm->dir, &vm->state, err);
 }
 
 /* The nodes of the emulator's CPUs: where QEMU's own heap belongs. The caller frees. */
@@ -89,8 +72,7 @@ static int start_qemu(struct launching *l, struct error *err)
 	if (spawn_qemu(vm->line, vm->plan, vm->fds, log, nodes, vm->spec->die_with_supervisor,
 	               &vm->qemu, err) < 0)
 		return -1;
-	if (start_state(vm, err) < 0 || write_state(vm, "starting", err) < 0 ||
-	    cgroup_add_process(vm->plan, vm->qemu.pid, err) < 0 ||
+	if (write_qemu(vm, err) < 0 || cgroup_add_process(vm->plan, vm->qemu.pid, err) < 0 ||
 	    guard_start(&vm->guard, vm->qemu.pidfd, l->options->terminal, err) < 0 ||
 	    spawn_release(&vm->qemu, err) < 0)
 		return -1;
@@ -266,7 +248,7 @@ static int run_stages(struct launching *l, struct error *err)
 	if (threads_refresh(&vm->threads, err) < 0 ||
 	    pin_threads(vm->plan, &vm->threads, err) < 0 || verify(l, err) < 0)
 		return blame_death(vm, "while it was verified", err);
-	if (run_guest(vm, err) < 0)
+	if (launch_stopped(l, "before the guest ran", err) < 0 || run_guest(vm, err) < 0)
 		return -1;
 	if (verify_late(vm, err) < 0) {
 		/* The VM may have ended by itself already: a guest can be that quick. */
@@ -275,8 +257,7 @@ static int run_stages(struct launching *l, struct error *err)
 		error_clear(err);
 	}
 	/* From here on QEMU may outlive us. */
-	if (vm_write_threads(&vm->dir, &vm->threads, err) < 0 ||
-	    write_state(vm, "running", err) < 0)
+	if (vm_write_threads(&vm->dir, &vm->threads, err) < 0 || write_running(vm, err) < 0)
 		return -1;
 	if (!vm->spec->die_with_supervisor)
 		guard_release(&vm->guard);

@@ -1,6 +1,9 @@
 /* Where the VM goes: placed and claimed in one look at the ledger and the nodes. */
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "kernel.h"
 #include "launch_parts.h"
@@ -25,6 +28,35 @@ static bool may_fit_later(struct launching *l, struct ledger *ledger)
 	return plan != NULL;
 }
 
+static const char *serial_name(enum serial_type type)
+{
+	static const char *const names[] = { "none", "socket", "file", "pty", "socket" };
+
+	return names[type];
+}
+
+/* From the first moment on that others see the VM, they know whom to tell that it is to end. */
+static int write_launcher(struct vm *vm, struct error *err)
+{
+	/* Later commands run elsewhere. */
+	char *spec = realpath(vm->spec->file, NULL);
+
+	vm->state = (struct vm_state){
+		.state = xstrdup("starting"),
+		.spec = spec ? spec : xstrdup(vm->spec->file),
+		.serial = xstrdup(serial_name(vm->spec->serial.type)),
+		.launcher = getpid(),
+		.launcher_start = kernel_start_time(getpid()),
+		.started = (int64_t)time(NULL),
+		.actions = vm->spec->actions,
+	};
+	if (!vm->state.launcher_start)
+		return error_set(err, EXIT_FAILED,
+		                 "cannot read when this process was started (/proc/%d/stat)",
+		                 getpid());
+	return vm_write_state(&vm->dir, &vm->state, err);
+}
+
 /* Ledger, place, claim, in one lock: two launches never see the same CPU or page free. 1 and an
  * error if that can only be told once VMs that are being filled have more of their pages. */
 static int try_claim(struct launching *l, struct error *err)
@@ -38,7 +70,8 @@ static int try_claim(struct launching *l, struct error *err)
 		return -1;
 	claims = ledger_claims(&ledger, err);
 	if (!claims ||
-	    (vm->dir.dirfd < 0 && ledger_add(&ledger, vm->spec->name, &vm->dir, err) < 0))
+	    (vm->dir.dirfd < 0 && (ledger_add(&ledger, vm->spec->name, &vm->dir, err) < 0 ||
+	                           write_launcher(vm, err) < 0)))
 		return -1;
 	host_live_memory(host);
 	vm->plan = place(vm->spec, host, claims, l->planning.accel, err);

@@ -1,24 +1,17 @@
 /* The waits of a launch: one poll loop over everything that can happen meanwhile. */
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include "kernel.h"
 #include "launch_parts.h"
+#include "supervise.h"
 #include "util.h"
 
 int launch_stopped(struct launching *l, const char *doing, struct error *err)
 {
-	struct signalfd_siginfo info;
-
-	if (read(l->options->signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
-		return 0;
-	return error_set(err, EXIT_FAILED, "stopped by SIG%s %s", sigabbrev_np((int)info.ssi_signo),
-	                 doing);
+	return supervise_stopped(l->options->signals, doing, err);
 }
 
 /* Shows how far the fill is, if it is time; returns how long to sleep until it is again, at most

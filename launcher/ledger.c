@@ -330,12 +330,22 @@ static void free_names(char **names, size_t count)
 	free(names);
 }
 
-/* A VM that has no plan yet, as it was refused, or no longer, as it has ended: its launcher still
- * has the lock, but not the ledger's. */
+static bool is_absent(const struct vm_dir *vm, const char *name)
+{
+	return faccessat(vm->dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+}
+
+/* A VM that has no plan yet, as it waits for room or was refused, or no longer, as it has ended:
+ * its launcher still has the lock, but not the ledger's. */
 static bool holds_nothing(const struct vm_dir *vm)
 {
-	return faccessat(vm->dirfd, VM_PLAN, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT &&
-	       faccessat(vm->dirfd, VM_STATE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+	cleanup_vm_state struct vm_state state = { 0 };
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	if (!is_absent(vm, VM_PLAN))
+		return false;
+	return is_absent(vm, VM_STATE) || (vm_read_state(vm, &state, &ignored) == 0 &&
+	                                   !state.qemu && strcmp(state.state, "starting") == 0);
 }
 
 static void add_vm(struct claims *claims, const struct plan *plan, const struct vm_state *state,

@@ -67,7 +67,7 @@ void promises_add(struct claims *claims, const struct plan *plan, const struct v
 {
 	struct look look = { .owing = owing };
 
-	look.started = state && state->state;
+	look.started = state && state->state && state->qemu > 0;
 	look.running = look.started && strcmp(state->state, "starting") != 0;
 	if (look.started && kernel_start_time(state->qemu) == state->qemu_start)
 		look.qemu = state->qemu;

@@ -51,6 +51,16 @@ int supervise_signals(struct error *err)
 	               : error_set(err, EXIT_FAILED, "cannot make a signalfd: %s", strerror(errno));
 }
 
+int supervise_stopped(int signals, const char *doing, struct error *err)
+{
+	struct signalfd_siginfo info;
+
+	if (read(signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return 0;
+	return error_set(err, EXIT_FAILED, "stopped by SIG%s %s", sigabbrev_np((int)info.ssi_signo),
+	                 doing);
+}
+
 /* The reply does not matter: either QEMU ends, or the next wish is stronger. */
 static void command(struct supervision *s, const char *name)
 {

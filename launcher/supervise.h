@@ -17,4 +17,7 @@ int supervise(struct vm *vm, bool console, struct error *err);
  * error. */
 int supervise_signals(struct error *err);
 
+/* -1 and an error ("stopped by SIGTERM while …") if one of them has come. */
+int supervise_stopped(int signals, const char *doing, struct error *err);
+
 #endif

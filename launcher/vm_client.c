@@ -19,9 +19,15 @@ int vm_client_open(struct vm_client *client, const char *name, struct error *err
 	    ledger_find(&ledger, name, &client->dir, err) < 0)
 		return -1;
 	ledger_close(&ledger);
+	if (vm_read_state(&client->dir, &client->state, err) < 0)
+		return error_prefix(err, "VM \"%s\" is ending: ", name);
 	client->plan = vm_read_plan(&client->dir, err);
-	if (!client->plan || vm_read_state(&client->dir, &client->state, err) < 0)
-		return error_prefix(err, "VM \"%s\" is being started or is ending: ", name);
+	if (vm_client_is_starting(client) && !client->state.qemu) {
+		error_clear(err); /* there is a plan once there is room */
+		return 0;
+	}
+	if (!client->plan)
+		return error_prefix(err, "VM \"%s\" is ending: ", name);
 	client->pidfd = kernel_pidfd(client->state.qemu, client->state.qemu_start);
 	if (client->pidfd < 0)
 		return error_set(err, EXIT_FAILED, "VM \"%s\" is ending: its QEMU (%d) is gone",

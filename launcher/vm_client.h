@@ -30,7 +30,8 @@ struct vm_client {
 		.dir = VM_DIR_INIT, .pidfd = -1, .lock = -1                                        \
 	}
 
-/* Finds the VM and reads its files; EXIT_FAILED: no such VM, or it is ending. */
+/* Finds the VM and reads its files; EXIT_FAILED: no such VM, or it is ending. One that is being
+ * started may have no QEMU yet, and no plan: .pidfd is -1, .plan NULL. */
 int vm_client_open(struct vm_client *client, const char *name, struct error *err);
 
 /* True while its launcher has not let the guest run: then it cannot be asked. */
