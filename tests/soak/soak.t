@@ -46,6 +46,11 @@ BAIL_OUT('VMs are moved between CPUs 0 and 1, and there is one CPU') if $cpus < 
 
 # ---- figures ----
 
+# The cgroups of this test's VMs, less those that a test before may have left when it was killed.
+my %old_cgroups;
+sub our_cgroups { return grep { !$old_cgroups{$_} } map { vm_cgroups($root, $_) } 'lasting', 'soak' }
+%old_cgroups = map { $_ => 1 } our_cgroups();
+
 sub count_matches { my ($pattern, @paths) = @_; return scalar grep { (readlink($_) // '') =~ $pattern } @paths }
 
 sub status_kB { my ($pid, $key) = @_; return (AnclaTest::peek("/proc/$pid/status") // '') =~ /^$key:\s+(\d+)/m ? $1 : -1 }
@@ -79,7 +84,7 @@ sub figures {
 		'qemu-kB' => status_kB($qemu, 'RssAnon'),
 		files => $files, bytes => $bytes,
 		claims => scalar(@{ json(run_ancla('host', '--json'))->{claims} }),
-		cgroups => scalar(map { vm_cgroups($root, $_) } 'lasting', 'soak'),
+		cgroups => scalar(our_cgroups()),
 		'memory-files' => count_matches(qr/^\/memfd:ancla-(?:soak|lasting)-/, map { glob "/proc/$_/fd/*" } process_ids()),
 		$huge ? ('hugepages-used' => hugepages_total() - hugepages_free(), hugepages => hugepages_total()) : (),
 		'used-kB' => $total - $available, 'slab-kB' => $slab,
@@ -217,5 +222,5 @@ unless ($failures) {
 }
 stop_vm('lasting');
 clean 'and nothing is left';
-is_deeply [ map { vm_cgroups($root, $_) } 'lasting', 'soak' ], [], 'nor a cgroup';
+is_deeply [ our_cgroups() ], [], 'nor a cgroup';
 done_testing;
