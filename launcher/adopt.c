@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,9 +12,7 @@
 /* The lock that every command holds while it is at the VM's second monitor. */
 static int try_lock(const struct vm_dir *dir)
 {
-	cleanup_close int lock = openat(dir->dirfd, VM_COMMANDS ".lock",
-	                                O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-
+	cleanup_close int lock = vm_open_monitor_lock(dir);
 	pid_t holder;
 
 	return lock >= 0 && lock_take(lock, 0, &holder) == 0 ? take_fd(&lock) : -1;

@@ -36,6 +36,11 @@ static int make_one(struct launching *l, const struct inherited *inherited, stru
 	case INHERIT_MONITOR:
 		return vm_listen(&vm->dir, VM_MONITOR, err);
 	case INHERIT_COMMANDS:
+		lock = vm_open_monitor_lock(&vm->dir);
+		if (lock < 0)
+			return error_set(err, EXIT_FAILED, "cannot make %s/%s.lock: %s",
+			                 vm->dir.path, VM_COMMANDS, strerror(errno));
+		close(lock);
 		return vm_listen(&vm->dir, VM_COMMANDS, err);
 	case INHERIT_SERIAL:
 		return vm_listen(&vm->dir, VM_SERIAL, err);

@@ -129,6 +129,10 @@ void vm_state_free(struct vm_state *state);
  */
 int vm_listen(const struct vm_dir *vm, const char *name, struct error *err);
 
+/* The file whose lock_take() every command holds while it is at the VM's second monitor; made with
+ * the VM, so that a disk which is full by then keeps nobody from it. -1 with errno. */
+int vm_open_monitor_lock(const struct vm_dir *vm);
+
 /* A connection to such a socket, close-on-exec; -1 and an error. */
 int vm_connect(const struct vm_dir *vm, const char *name, struct error *err);
 

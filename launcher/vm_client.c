@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,8 +49,7 @@ static int take_monitor(struct vm_client *client, struct error *err)
 	int limit_ms = limit(client, LIMIT_MONITOR_MS);
 	pid_t holder;
 
-	client->lock = openat(client->dir.dirfd, VM_COMMANDS ".lock",
-	                      O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	client->lock = vm_open_monitor_lock(&client->dir);
 	if (client->lock < 0)
 		return error_set(err, EXIT_FAILED, "cannot lock the monitor of \"%s\": %s",
 		                 client->dir.name, strerror(errno));

@@ -281,6 +281,12 @@ int vm_listen(const struct vm_dir *vm, const char *name, struct error *err)
 	return take_fd(&fd);
 }
 
+int vm_open_monitor_lock(const struct vm_dir *vm)
+{
+	return openat(vm->dirfd, VM_COMMANDS ".lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+	              0600);
+}
+
 int vm_connect(const struct vm_dir *vm, const char *name, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/%s", vm->path, name);

@@ -64,7 +64,7 @@ subtest 'the supervisor has a signal at each of its steps' => sub {
 	my %decided;
 	for my $i (0 .. $#calls) {
 		my ($call, $n) = @{ $calls[$i] };
-		next unless $i > $#calls - 6 || $i % ($i < $claim ? 80 : 10) == 0;
+		next unless $i > $#calls - 6 || $i % ($i < $claim ? 120 : 14) == 0;
 		my $signal = qw(TERM INT HUP)[ $i % 3 ];
 		my $run = traced_start(spec('step', \%small), '/dev/null', '-e', "trace=$call", '-e', "inject=$call:signal=$signal:when=$n");
 		$decided{ is_decided('step', $run->wait_exit, $signal, "SIG$signal at $call $n") }++;
