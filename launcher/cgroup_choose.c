@@ -257,7 +257,7 @@ struct cgroup *cgroup_choose(const struct plan *plan, pid_t pid, struct error *e
 		return NULL;
 	}
 	if ((plan->partition && choose_partition(plan, pid, &chosen, err) < 0) ||
-	    check_writable(chosen.parent, err) < 0)
+	    (chosen.parent && check_writable(chosen.parent, err) < 0))
 		return NULL;
 	result = xcalloc(1, sizeof(*result));
 	*result = chosen;

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "image_user.h"
 #include "kernel.h"
 #include "launch.h"
 #include "life.h"
@@ -18,12 +19,13 @@ int vm_died(struct vm *vm, const char *doing, struct error *err)
 	int status = spawn_reap(&vm->qemu);
 	cleanup_free char *how = spawn_describe(status);
 	cleanup_free char *words = vm_last_words(&vm->dir);
+	cleanup_free char *advice = image_user_advice(words);
 
 	/* What KVM refuses in spite of its promises, nested KVM above all, QEMU answers so. */
 	bool refused = vm->plan && vm->plan->accel == ACCEL_KVM && WIFSIGNALED(status) &&
 	               WTERMSIG(status) == SIGABRT;
-	return error_set(err, EXIT_FAILED, "QEMU %s %s%s%s%s", how, doing,
-	                 *words ? "; its last words: " : ", without a word", words,
+	return error_set(err, EXIT_FAILED, "QEMU %s %s%s%s%s%s", how, doing,
+	                 *words ? "; its last words: " : ", without a word", words, advice,
 	                 refused ? "; if KVM cannot give this CPU here, try another cpu.mode or "
 	                           "cpu.features, or \"qemu\": {\"accel\": \"tcg\"}"
 	                         : "");

@@ -134,8 +134,14 @@ subtest 'files that are missing or busy' => sub {
 		qr/QEMU exited with status 1 .*not in qcow2 format/;
 	start_vm(spec('first', { disks => [ { file => $disk } ] })) or return;
 	my $second = run_ancla('start', make_spec(spec('second', { disks => [ { file => $disk } ] })));
-	ended $second, 1, qr/QEMU exited with status 1 .*Failed to get "write" lock/, 'a disk that another VM has';
+	ended $second, 1, qr/QEMU exited with status 1 .*Failed to get "write" lock.*; VM "first" \(QEMU \d+\) has it: stop that/, 'a disk that another VM has';
 	stop_vm('first');
+	# Locked as QEMU locks, by F_OFD_SETLK: a byte for each thing that others may not do.
+	open my $image, '+<', $disk or die;
+	my $lock = pack 's s x4 q q i x4', 0, 0, 200, 10, 0;
+	ok fcntl($image, 37, $lock), 'locked' or diag $!;
+	ended run_ancla('start', make_spec(spec('second', { disks => [ { file => $disk } ] }))), 1, qr/lock.*; process $$ \(\S+\) has locked it/, 'a disk that another program has';
+	close $image;
 	clean;
 };
 
