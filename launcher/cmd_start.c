@@ -142,7 +142,10 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 	int status = 0;
 	waitpid(child, &status, 0);
 	cleanup_free char *how = spawn_describe(status);
-	return error_set(err, EXIT_FAILED, "the supervisor %s before the VM ran", how);
+	return error_set(err, EXIT_FAILED,
+	                 "the supervisor %s before it said that the VM runs; "
+	                 "`ancla list` shows whether it does",
+	                 how);
 }
 
 static int run(const struct invocation *call)

@@ -37,8 +37,7 @@ static int read_live(struct host *host, bool has_distances, struct error *err)
 	hwloc_bitmap_and(host->isolated, isolated, host->cpus);
 	if (!has_distances)
 		host_live_distances(host);
-	host_live_memory(host);
-	return 0;
+	return host_live_memory(host, err);
 }
 
 /* Numbers that no Linux has would make our sets and arrays huge. */

@@ -115,8 +115,8 @@ const struct host_core *host_core_of_cpu(const struct host *host, unsigned cpu);
 const struct host_pages *host_node_pages(const struct host_node *node, uint64_t size);
 
 /* Replaces memory, free memory and huge pages of every node of the live machine, and whether memfds
- * can have transparent ones, by what the kernel says now. */
-void host_live_memory(struct host *host);
+ * can have transparent ones, by what the kernel says now. EXIT_FAILED: it cannot be read. */
+int host_live_memory(struct host *host, struct error *err);
 
 /* Looks up the node of a PCI device, of the controller behind a disk, file or block device, of the
  * live machine, for host_device_node(). What nobody knows is left out. */

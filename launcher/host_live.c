@@ -1,5 +1,6 @@
 /* What is read from /proc and /sys of this machine: memory, huge pages, distances. */
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -53,33 +54,47 @@ static int compare_pages(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
+static int read_pool(struct host_node *node, const char *path, const char *name, struct error *err)
+{
+	unsigned long long kib;
+
+	if (sscanf(name, "hugepages-%llukB", &kib) != 1)
+		return 0;
+	int64_t total = read_number("%s/%s/nr_hugepages", path, name);
+	int64_t unused = read_number("%s/%s/free_hugepages", path, name);
+	if (total < 0 || unused < 0)
+		return error_set(err, EXIT_FAILED,
+		                 "cannot read nr_hugepages and free_hugepages of %s/%s", path,
+		                 name);
+	struct host_pages *pages = array_append(&node->pages, &node->n_pages);
+	pages->size = kib * 1024;
+	pages->total = (uint64_t)total;
+	pages->free = (uint64_t)unused;
+	return 0;
+}
+
 /* The huge pages of a directory with hugepages-*kB/ (Documentation/admin-guide/mm/hugetlbpage.rst,
  * the same names for a node and for the whole machine). */
-static void read_hugepages(struct host_node *node, const char *path)
+static int read_hugepages(struct host_node *node, const char *path, struct error *err)
 {
 	DIR *dir = opendir(path);
+	struct dirent *entry;
+	int result = 0;
 
 	free(node->pages);
 	node->pages = NULL;
 	node->n_pages = 0;
-	if (!dir)
-		return;
-	for (struct dirent *entry; (entry = readdir(dir));) {
-		unsigned long long kib;
-
-		if (sscanf(entry->d_name, "hugepages-%llukB", &kib) != 1)
-			continue;
-		int64_t total = read_number("%s/%s/nr_hugepages", path, entry->d_name);
-		int64_t unused = read_number("%s/%s/free_hugepages", path, entry->d_name);
-		struct host_pages *pages = array_append(&node->pages, &node->n_pages);
-
-		pages->size = kib * 1024;
-		pages->total = total > 0 ? (uint64_t)total : 0;
-		pages->free = unused > 0 ? (uint64_t)unused : 0;
-	}
-	closedir(dir);
+	if (!dir && errno == ENOENT) /* a kernel without */
+		return 0;
+	while (dir && result == 0 && (errno = 0, entry = readdir(dir)))
+		result = read_pool(node, path, entry->d_name, err);
+	if (result == 0 && errno)
+		result = error_set(err, EXIT_FAILED, "cannot read %s: %s", path, strerror(errno));
+	if (dir)
+		closedir(dir);
 	if (node->pages)
 		qsort(node->pages, node->n_pages, sizeof(*node->pages), compare_pages);
+	return result;
 }
 
 /* Whether a memfd that asks for them (MADV_HUGEPAGE) gets transparent huge pages: "shmem_enabled"
@@ -94,7 +109,7 @@ static bool read_memfd_thp(void)
 
 /* A kernel without NUMA has no node directories: then the machine is the node. So it is with one
  * node, whose own meminfo leaves out what a kernel that accepts memory lazily has yet to accept. */
-void host_live_memory(struct host *host)
+int host_live_memory(struct host *host, struct error *err)
 {
 	bool numa = access(SYS_NODES, F_OK) == 0;
 
@@ -108,12 +123,15 @@ void host_live_memory(struct host *host)
 		                                 : xstrdup("/proc/meminfo");
 		cleanup_free char *hugepages =
 		    numa ? xasprintf("%s/hugepages", base) : xstrdup("/sys/kernel/mm/hugepages");
-		cleanup_free char *text = read_sys(meminfo);
+		cleanup_free char *text = NULL;
 
-		if (text)
-			read_meminfo(node, text);
-		read_hugepages(node, hugepages);
+		if (read_file(meminfo, SYS_LIMIT, &text, NULL, err) < 0)
+			return -1;
+		read_meminfo(node, text);
+		if (read_hugepages(node, hugepages, err) < 0)
+			return -1;
 	}
+	return 0;
 }
 
 /* One row: the distances to the online nodes, in their order. */

@@ -188,11 +188,19 @@ static int verify_late(struct vm *vm, struct error *err)
 	return verify_verdict(&late, err);
 }
 
+/* Its threads go a moment before the process does. */
+static bool has_ended(const struct vm *vm)
+{
+	return vm->qemu.pid > 0 &&
+	       (kernel_is_dying(vm->qemu.pid) || threads_are_dying(&vm->threads)) &&
+	       kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS);
+}
+
 /* A thread that cannot be pinned or read back may be one of a QEMU that has just died: then that is
- * the error. Its threads go a moment before the process does. Always -1. */
+ * the error. Always -1. */
 static int blame_death(struct vm *vm, const char *doing, struct error *err)
 {
-	if (vm->qemu.pidfd >= 0 && kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS))
+	if (has_ended(vm))
 		return vm_died(vm, doing, err);
 	return -1;
 }
@@ -252,7 +260,7 @@ static int run_stages(struct launching *l, struct error *err)
 		return -1;
 	if (verify_late(vm, err) < 0) {
 		/* The VM may have ended by itself already: a guest can be that quick. */
-		if (!kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS))
+		if (!has_ended(vm))
 			return -1;
 		error_clear(err);
 	}

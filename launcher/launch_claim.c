@@ -73,7 +73,8 @@ static int try_claim(struct launching *l, struct error *err)
 	    (vm->dir.dirfd < 0 && (ledger_add(&ledger, vm->spec->name, &vm->dir, err) < 0 ||
 	                           write_launcher(vm, err) < 0)))
 		return -1;
-	host_live_memory(host);
+	if (host_live_memory(host, err) < 0)
+		return -1;
 	vm->plan = place(vm->spec, host, claims, l->planning.accel, err);
 	if (!vm->plan)
 		return claims->n_promises && may_fit_later(l, &ledger) ? 1 : -1;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "adopt.h"
@@ -258,8 +259,9 @@ static void sleep_until_it_ends(struct supervision *s)
 		};
 		if (s->has_console)
 			console_polls(&s->console, polls + CONSOLE);
+		/* The kernel is short of memory: the VM is not to end for that. */
 		if (poll(polls, ARRAY_SIZE(polls), timeout(s)) < 0 && errno != EINTR)
-			return;
+			nanosleep(&(struct timespec){ .tv_nsec = 10 * 1000 * 1000 }, NULL);
 		process(s, polls);
 		if (polls[QEMU].revents)
 			return;

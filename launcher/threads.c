@@ -14,6 +14,16 @@ void threads_free(struct threads *threads)
 	*threads = (struct threads){ 0 };
 }
 
+bool threads_are_dying(const struct threads *threads)
+{
+	for (size_t i = 0; i < threads->count; i++)
+		if ((threads->list[i].role == THREAD_VCPU ||
+		     threads->list[i].role == THREAD_IOTHREAD) &&
+		    kernel_is_dying(threads->list[i].tid))
+			return true;
+	return false;
+}
+
 static const struct thread *by_tid(const struct threads *threads, pid_t tid)
 {
 	for (size_t i = 0; i < threads->count; i++)

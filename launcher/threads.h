@@ -56,6 +56,11 @@ int threads_count_vcpus(struct json_object *cpus);
 /* A sentence on the threads of unknown kind, NULL if there are none; the caller frees. */
 char *threads_unknown(const struct threads *threads);
 
+/* Whether a vCPU or an iothread is gone: they live as long as their QEMU, unless they are taken
+ * away.
+ */
+bool threads_are_dying(const struct threads *threads);
+
 /* Looks again: adds the emulator threads that were born since, drops those that ended. */
 int threads_refresh(struct threads *threads, struct error *err);
 

@@ -170,17 +170,12 @@ int vm_client_query(struct vm_client *client, struct error *err)
 
 bool vm_client_has_ended(const struct vm_client *client)
 {
-	const struct threads *threads = &client->threads;
-	bool hint = client->failure == QMP_ERROR_CLOSED;
-
-	/* A thread is gone before its process is; but a vCPU may be taken away, too. */
-	for (size_t i = 0; i < threads->count; i++)
-		hint |= (threads->list[i].role == THREAD_VCPU ||
-		         threads->list[i].role == THREAD_IOTHREAD) &&
-		        kernel_is_dying(threads->list[i].tid);
-	return client->pidfd >= 0 && (kernel_is_dying(client->state.qemu) ||
-	                              (hint && (kernel_wait_gone(client->pidfd, LIMIT_DYING_MS) ||
-	                                        kernel_is_dying(client->state.qemu))));
+	if (client->pidfd < 0)
+		return false;
+	if (kernel_is_dying(client->state.qemu))
+		return true;
+	return (client->failure == QMP_ERROR_CLOSED || threads_are_dying(&client->threads)) &&
+	       kernel_wait_gone(client->pidfd, LIMIT_DYING_MS);
 }
 
 const struct error *vm_client_blame(const struct vm_client *client, struct error *err)

@@ -29,7 +29,7 @@
 	    "the command fails; at a start, QEMU is killed")                                       \
 	ROW(LIMIT_FIRST_EXIT_MS, 100, "a vCPU's first return from the guest under KVM",            \
 	    "threads are looked at without it")                                                    \
-	ROW(LIMIT_DYING_MS, 200, "the end of a QEMU whose threads are gone",                       \
+	ROW(LIMIT_DYING_MS, 5000, "the end of a QEMU whose threads, or monitor, are gone",         \
 	    "the error is told without how QEMU ended")                                            \
 	ROW(LIMIT_POWERDOWN_MS, 30000, "a guest that was asked to power down",                     \
 	    "`ancla stop` makes QEMU quit (`--timeout` sets another limit), `ancla run` says so")  \

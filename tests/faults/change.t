@@ -99,10 +99,11 @@ my $may_be = qr/QEMU may have an iothread/;
 change([ 'iothread', $vm, qw(add io1) ], [ [ 'iothread', $vm, qw(remove io1) ] ], half => $may_be, mend => sub { remove_iothread('io1') });
 change([ 'iothread', $vm, qw(remove io0) ], [ [ 'iothread', $vm, qw(add io0 --cpus 1) ] ], half => $may_be, mend => sub { remove_iothread('io0') });
 
-try_all(command => [ 'resume', $vm ],
+try_all(command => [ 'resume', $vm ], qemu => 'theirs',
 	ready => sub { return put_back() && !!qmp(runtime_dir() . "/$vm/qmp.sock", 'stop') },
 	after => sub {
-		my ($result) = @_;
+		my ($result, $how) = @_;
+		return end_vm() if $how->[0] eq '--kill-qemu';
 		my $state = run_ancla('status', $vm);
 		return "it is not resumed: $state->{out}$state->{err}" unless $state->{out} =~ /^$vm: (running|paused)/;
 		return $result->{exit} || $1 eq 'running' ? is_verified() : 'it is not resumed';

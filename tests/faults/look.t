@@ -13,9 +13,13 @@ for ([ 'check', $path ], [ 'plan', $path ], ['host']) {
 	try_all(command => $_, after => sub { return leftovers() });
 }
 
-my $runs = sub { return pid_of() ? is_verified() : 'the VM is gone' };
+my $runs = sub {
+	my ($result, $how) = @_;
+	return end_vm() if $how->[0] eq '--kill-qemu';
+	return pid_of() ? is_verified() : 'the VM is gone';
+};
 for ([ 'verify', $vm ], [ 'status', $vm ], ['list']) {
-	try_all(command => $_, ready => \&a_vm, after => $runs);
+	try_all(command => $_, ready => \&a_vm, qemu => 'theirs', after => $runs);
 }
 
 told_all();
