@@ -18,16 +18,19 @@
 #include "util.h"
 
 /* What the supervisor tells the command: the exit code in one byte. Until then its standard error
- * is the command's. */
-static int tell_result(int pipe, int code)
+ * is the command's. False if it cannot be told, and waits for it. */
+static bool tell_result(int pipe, int code)
 {
 	char byte = (char)code;
+	ssize_t put;
 
-	if (write(pipe, &byte, 1) < 0) {
-		/* The command was killed: nobody is left to tell. */
-	}
+	do
+		put = write(pipe, &byte, 1);
+	while (put < 0 && errno == EINTR);
+	/* If the command was killed, nobody is left to tell. */
+	bool told = put == 1 || errno == EPIPE;
 	close(pipe);
-	return code;
+	return told;
 }
 
 static int use_null(int from, int to)
@@ -68,12 +71,15 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	setsid();
 	use_null(STDIN_FILENO, STDOUT_FILENO);
 	keep_only(signals, pipe);
-	if (launch(spec, &options, &vm, &err) < 0)
-		return tell_result(pipe, command_fail(&err));
+	bool runs = launch(spec, &options, &vm, &err) == 0;
 	/* To the command this is still the start; the supervisor would only ask the guest. */
-	if (supervise_stopped(signals, too_late, &err) < 0) {
+	if (runs && supervise_stopped(signals, too_late, &err) < 0) {
 		vm_end(&vm);
-		return tell_result(pipe, command_fail(&err));
+		runs = false;
+	}
+	if (!runs) {
+		tell_result(pipe, command_fail(&err));
+		return EXIT_FAILED;
 	}
 	vm_report(&vm);
 	if (log_to_file(vm.dir.dirfd, VM_OWN_LOG, &err) < 0) {
@@ -84,7 +90,10 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	if (chdir("/") < 0) {
 		/* Then it stays where it is, which only keeps a mount busy. */
 	}
-	tell_result(pipe, EXIT_DONE);
+	if (!tell_result(pipe, EXIT_DONE)) {
+		vm_end(&vm);
+		return EXIT_FAILED;
+	}
 	supervise(&vm, false, &err);
 	/* Before the log goes with the VM's directory: whoever reads along, and the system's log,
 	 * have it then. */

@@ -95,13 +95,20 @@ int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err)
 	return error_set(err, EXIT_FAILED, "cannot start the guard: %s", strerror(reason));
 }
 
-void guard_release(struct guard *guard)
+int guard_release(struct guard *guard, struct error *err)
 {
-	if (guard->pipe >= 0 && write(guard->pipe, "r", 1) < 0) {
-		/* The guard is gone: then nothing kills QEMU, which is what release means. */
-	}
+	ssize_t put;
+
+	do
+		put = guard->pipe < 0 ? 1 : write(guard->pipe, "r", 1);
+	while (put < 0 && errno == EINTR);
+	/* If the guard is gone, nothing kills QEMU, which is what release means. */
+	if (put < 0 && errno != EPIPE)
+		return error_set(err, EXIT_FAILED, "cannot release the guard of QEMU: %s",
+		                 strerror(errno));
 	if (!guard->stays)
 		guard_end(guard);
+	return 0;
 }
 
 void guard_end(struct guard *guard)

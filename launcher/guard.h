@@ -28,8 +28,8 @@ struct guard {
 int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err);
 
 /* The guest runs: QEMU may outlive the launcher from now on. A guard that has nothing else to do is
- * reaped. */
-void guard_release(struct guard *guard);
+ * reaped. EXIT_FAILED: it cannot be told, and would kill QEMU. */
+int guard_release(struct guard *guard, struct error *err);
 
 /* Ends the guard, released or not, and reaps it. A QEMU not released is killed. */
 void guard_end(struct guard *guard);

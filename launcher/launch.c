@@ -267,9 +267,7 @@ static int run_stages(struct launching *l, struct error *err)
 	/* From here on QEMU may outlive us. */
 	if (vm_write_threads(&vm->dir, &vm->threads, err) < 0 || write_running(vm, err) < 0)
 		return -1;
-	if (!vm->spec->die_with_supervisor)
-		guard_release(&vm->guard);
-	return 0;
+	return vm->spec->die_with_supervisor ? 0 : guard_release(&vm->guard, err);
 }
 
 static void end_launching(struct launching *l)

@@ -69,8 +69,8 @@ static void launcher_main(int words, int target_fd, int terminal, bool released)
 	    write(words, &guard.pid, sizeof(guard.pid)) != sizeof(guard.pid) ||
 	    read(words, &word, 1) != 1)
 		_exit(1);
-	if (released)
-		guard_release(&guard);
+	if (released && guard_release(&guard, &err) < 0)
+		_exit(1);
 	if (terminal >= 0 && tcgetattr(terminal, &raw) == 0) {
 		cfmakeraw(&raw);
 		tcsetattr(terminal, TCSANOW, &raw);
@@ -199,7 +199,7 @@ static void a_guard_holds_nothing_of_the_launchers_open(void **state)
 	assert_int_equal(read(ends[0], &byte, 1), 0);
 	assert_int_equal(kill(guard.pid, 0), 0);
 	close(ends[0]);
-	guard_release(&guard);
+	assert_int_equal(guard_release(&guard, &err), 0);
 	guard_end(&guard);
 	end(pid);
 }
@@ -219,7 +219,7 @@ static void an_end_without_release_kills_and_reaps(void **state)
 	assert_true(kernel_wait_gone(pidfd, LIMIT_MS));
 	waitpid(pid, NULL, 0);
 	guard_end(&guard); /* twice does no harm */
-	guard_release(&none);
+	assert_int_equal(guard_release(&none, &err), 0);
 	guard_end(&none);
 }
 
