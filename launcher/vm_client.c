@@ -182,8 +182,8 @@ const struct error *vm_client_blame(const struct vm_client *client, struct error
 {
 	if (vm_client_has_ended(client)) {
 		cleanup_free char *what = take_pointer(&err->message);
-		error_set(err, EXIT_FAILED, "QEMU of \"%s\" (%d) has ended: %s", client->dir.name,
-		          client->state.qemu, what);
+		error_set(err, EXIT_FAILED, "VM \"%s\" is ending: its QEMU (%d) is gone (%s)",
+		          client->dir.name, client->state.qemu, what);
 	}
 	return err;
 }
