@@ -200,9 +200,11 @@ static int serve_main(char *argv[])
 /* A script that is a fake QEMU and counts its starts; the caller frees. */
 static char *fake_qemu(const char *recording, int limit)
 {
-	char self[4096] = "", here[4096];
+	char self[4096], here[4096];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
-	assert_true(readlink("/proc/self/exe", self, sizeof(self) - 1) > 0);
+	assert_true(length > 0);
+	self[length] = '\0';
 	assert_non_null(getcwd(here, sizeof(here)));
 	return script("qemu",
 	              "echo x >>%s/starts\nexec %s serve %s/" RECORDED "%s.qmp.json %d \"$@\"",
