@@ -402,6 +402,7 @@ int fill_residency(const struct fill *fill, struct residency *list, struct error
 		const struct region *region = &fill->regions[i];
 		uint64_t page_size = region->memory->page_size;
 		counted[i].address = region->address;
+		counted[i].length = region->memory->size;
 		counted[i].residency = &list[region->index];
 		counted[i].thp = region->memory->pages == PAGES_THP;
 		counted[i].residency->page_size = page_size;

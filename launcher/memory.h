@@ -90,6 +90,15 @@ int fill_residency(const struct fill *fill, struct residency *list, struct error
  * mappings_of_process(). After 0 the caller frees .pages. */
 int residency_of_file(int fd, uint64_t size, bool thp, struct residency *result, struct error *err);
 
+/* Counts the pages of a mapping of `size` bytes anew, one by one, where fewer than the `expected`
+ * pages have been counted: one that the kernel is moving (compaction, NUMA balancing;
+ * migrate_pages() in Documentation/mm/page_migration.rst) is in no page table, nor in any of
+ * /proc's counts, and is asked for until it has arrived, for LIMIT_MOVING_MS. `pid` is 0 for our
+ * own mappings. Sets `residency`, whose .page_size is known; leaves it where the kernel does not
+ * answer. */
+void residency_find(pid_t pid, uintptr_t start, uint64_t size, uint64_t expected,
+                    struct residency *residency);
+
 /* What a process's page tables say of one of its mappings: the truth for anonymous memory; of a
  * file, the pages that this process has touched. */
 struct mapping {

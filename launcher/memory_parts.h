@@ -36,6 +36,7 @@ int memory_advise(char *address, uint64_t length, int advice);
 /* A mapping of our own whose pages are all mapped. */
 struct counted {
 	char *address;
+	uint64_t length;             /* bytes */
 	uint64_t mapped;             /* pages; what to believe on a kernel without NUMA */
 	bool thp;                    /* those in transparent huge pages are counted, too */
 	struct residency *residency; /* added to */

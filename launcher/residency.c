@@ -87,6 +87,15 @@ static void take_counts(struct residency *residency, struct numa_line *line)
 		residency->page_size = line->residency.page_size;
 }
 
+static void find_missing(const struct counted *counted, struct residency *residency)
+{
+	if (residency->resident >= counted->mapped)
+		return;
+	if (!residency->page_size)
+		residency->page_size = counted->residency->page_size;
+	residency_find(0, (uintptr_t)counted->address, counted->length, counted->mapped, residency);
+}
+
 static int count_thp(struct counted *list, size_t count, struct error *err)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -116,6 +125,7 @@ int residency_count(struct counted *list, size_t count, struct error *err)
 	while (found < count && numa_maps_next(file, &line)) {
 		for (size_t i = 0; i < count; i++) {
 			if ((uintptr_t)list[i].address == line.start) {
+				find_missing(&list[i], &line.residency);
 				take_counts(list[i].residency, &line);
 				found++;
 			}
@@ -217,8 +227,9 @@ static int read_part(struct view *view, struct residency *result, struct error *
 		              (unsigned long long)(view->offset >> 20), strerror(reason),
 		              reason == EINVAL ? " (MADV_POPULATE_READ is of Linux 5.14)" : "");
 	else
-		status = residency_count(
-		    &(struct counted){ view->address, view->mapped, view->thp, result }, 1, err);
+		status = residency_count(&(struct counted){ view->address, view->length,
+		                                            view->mapped, view->thp, result },
+		                         1, err);
 	munmap(view->address, view->length);
 	return status;
 }

@@ -245,6 +245,14 @@ const struct mapping *verify_pick(const struct plan *plan, size_t region,
 	return mine;
 }
 
+static void find_missing(const struct region *r, pid_t pid, struct mapping *mine)
+{
+	uint64_t expected = r->memory->size / r->memory->page_size;
+
+	if (r->memory->fill != FILL_NONE && mine->residency.resident < expected)
+		residency_find(pid, mine->start, mine->size, expected, &mine->residency);
+}
+
 static int verify_anonymous(const struct region *r, pid_t pid, struct error *err)
 {
 	struct mapping *list = NULL;
@@ -254,6 +262,7 @@ static int verify_anonymous(const struct region *r, pid_t pid, struct error *err
 		return -1;
 	const struct mapping *mine = verify_pick(r->plan, r->index, list, count);
 	if (mine) {
+		find_missing(r, pid, &list[mine - list]);
 		check_residency(r, &mine->residency);
 		check_mapping(r, mine);
 		check_thp(r, mine->thp);

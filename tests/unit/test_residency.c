@@ -338,6 +338,61 @@ static void anonymous_memory_is_found_by_its_size(void **state)
 	mappings_free(found.list, found.count);
 }
 
+/* Has the kernel move pages, all over the machine, until it is killed. */
+static uintptr_t compact(int fd)
+{
+	uintptr_t done = fd >= 0 && pwrite(fd, "1", 1, 0) == 1;
+
+	if (fork() != 0)
+		return done;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (done && pwrite(fd, "1", 1, 0) == 1)
+		continue;
+	_exit(0);
+}
+
+/* So many that some of them are found in no page table in most looks. */
+#define MOVING_SIZE (64 * MIB)
+#define LOOKS 50
+
+static uintptr_t map_much_anonymous(int fd)
+{
+	char *address =
+	    mmap(NULL, MOVING_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)fd;
+	madvise(address, MOVING_SIZE, MADV_NOHUGEPAGE);
+	touch(address, MOVING_SIZE, 4 * KIB);
+	return (uintptr_t)address;
+}
+
+static void pages_that_the_kernel_moves_meanwhile_are_counted(void **state)
+{
+	cleanup_close int compaction = open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
+	struct plan_memory memory = memory_of(PAGES_PLAIN, MOVING_SIZE, NULL, MEM_POLICY_UNSET);
+	cleanup_close int fd = create(&memory);
+	cleanup_other struct other other = other_start(map_much_anonymous, -1);
+	char *address = map(fd, memory.size);
+
+	(void)state;
+	if (compaction < 0)
+		skip(); /* root's */
+	touch(address, memory.size, 4 * KIB);
+	munmap(address, memory.size);
+	cleanup_other struct other mover = other_start(compact, compaction);
+	assert_int_equal(mover.address, 1);
+	for (int i = 0; i < LOOKS; i++) {
+		struct residency file, anonymous = { .page_size = 4 * KIB };
+		assert_int_equal(residency(fd, memory.size, &file), 0);
+		assert_int_equal(file.resident, memory.size / (4 * KIB));
+		free(file.pages);
+		residency_find(other.pid, other.address, MOVING_SIZE, memory.size / (4 * KIB),
+		               &anonymous);
+		assert_int_equal(anonymous.resident, memory.size / (4 * KIB));
+		free(anonymous.pages);
+	}
+}
+
 static void a_process_that_has_ended_is_an_error(void **state)
 {
 	cleanup_error struct error err = ERROR_INIT;
@@ -372,6 +427,7 @@ int main(void)
 		cmocka_unit_test(neighbours_are_one_mapping_unless_their_flags_differ),
 		with_huge_pages(huge_pages_of_another_process_are_those_it_touched),
 		cmocka_unit_test(anonymous_memory_is_found_by_its_size),
+		cmocka_unit_test(pages_that_the_kernel_moves_meanwhile_are_counted),
 		cmocka_unit_test(a_process_that_has_ended_is_an_error),
 	};
 
