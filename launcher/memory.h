@@ -95,7 +95,7 @@ int residency_of_file(int fd, uint64_t size, bool thp, struct residency *result,
  * migrate_pages() in Documentation/mm/page_migration.rst) is in no page table, nor in any of
  * /proc's counts, and is asked for until it has arrived, for LIMIT_MOVING_MS. `pid` is 0 for our
  * own mappings. Sets `residency`, whose .page_size is known; leaves it where the kernel does not
- * answer. */
+ * answer, and where so much is missing that it cannot be on its way. */
 void residency_find(pid_t pid, uintptr_t start, uint64_t size, uint64_t expected,
                     struct residency *residency);
 

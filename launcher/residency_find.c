@@ -11,6 +11,10 @@
 /* So many pages are asked for at a time, as the kernel does itself. */
 #define PAGES_AT_ONCE 512
 
+/* So many may be on their way at a time, whatever else there is: some batches of migrate_pages().
+ */
+#define MOVING_MOST 4096
+
 struct finder {
 	pid_t pid;
 	uintptr_t start;
@@ -78,7 +82,9 @@ void residency_find(pid_t pid, uintptr_t start, uint64_t size, uint64_t expected
 		            .seen = { .page_size = residency->page_size, .thp = residency->thp } };
 	int64_t deadline = kernel_now_ms() + LIMIT_MOVING_MS;
 
-	if (!f.page_size)
+	/* Much that is missing is not on its way: it is not there, and may be any size. */
+	if (!f.page_size || residency->resident >= expected ||
+	    expected - residency->resident > residency->resident + MOVING_MOST)
 		return;
 	bool known = ask_all(&f, size / f.page_size);
 	while (known && f.seen.resident < expected && kernel_now_ms() < deadline) {

@@ -382,15 +382,33 @@ static void pages_that_the_kernel_moves_meanwhile_are_counted(void **state)
 	cleanup_other struct other mover = other_start(compact, compaction);
 	assert_int_equal(mover.address, 1);
 	for (int i = 0; i < LOOKS; i++) {
-		struct residency file, anonymous = { .page_size = 4 * KIB };
+		struct residency file;
 		assert_int_equal(residency(fd, memory.size, &file), 0);
 		assert_int_equal(file.resident, memory.size / (4 * KIB));
 		free(file.pages);
+		struct mappings all = mappings_of(&other, -1, MOVING_SIZE);
+		assert_int_equal(all.count, 1);
+		struct residency *anonymous = &all.list[0].residency;
 		residency_find(other.pid, other.address, MOVING_SIZE, memory.size / (4 * KIB),
-		               &anonymous);
-		assert_int_equal(anonymous.resident, memory.size / (4 * KIB));
-		free(anonymous.pages);
+		               anonymous);
+		assert_int_equal(anonymous->resident, memory.size / (4 * KIB));
+		mappings_free(all.list, all.count);
 	}
+}
+
+/* The mapping may be anybody's, and of any size: without a limit this would not end. */
+static void what_is_not_there_at_all_is_not_looked_for(void **state)
+{
+	const uint64_t size = UINT64_C(1) << 45;
+	char *address =
+	    mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct residency pages = { .page_size = 4 * KIB, .resident = 100 };
+
+	(void)state;
+	assert_true(address != MAP_FAILED);
+	residency_find(0, (uintptr_t)address, size, size / (4 * KIB), &pages);
+	assert_int_equal(pages.resident, 100);
+	munmap(address, size);
 }
 
 static void a_process_that_has_ended_is_an_error(void **state)
@@ -428,6 +446,7 @@ int main(void)
 		with_huge_pages(huge_pages_of_another_process_are_those_it_touched),
 		cmocka_unit_test(anonymous_memory_is_found_by_its_size),
 		cmocka_unit_test(pages_that_the_kernel_moves_meanwhile_are_counted),
+		cmocka_unit_test(what_is_not_there_at_all_is_not_looked_for),
 		cmocka_unit_test(a_process_that_has_ended_is_an_error),
 	};
 
