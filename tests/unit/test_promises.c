@@ -41,16 +41,21 @@ static void finish(struct setting *setting)
 	vm_dir_close(&setting->vm);
 }
 
-static void write_state(struct setting *setting, const char *state)
+static void write_state_of(struct setting *setting, const char *state, pid_t qemu)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	struct vm_state written = { .state = (char *)state,
 		                    .spec = "s",
 		                    .serial = "none",
-		                    .qemu = getpid(),
-		                    .qemu_start = kernel_start_time(getpid()) };
+		                    .qemu = qemu,
+		                    .qemu_start = qemu ? kernel_start_time(qemu) : 0 };
 
 	assert_int_equal(vm_write_state(&setting->vm, &written, &err), 0);
+}
+
+static void write_state(struct setting *setting, const char *state)
+{
+	write_state_of(setting, state, getpid());
 }
 
 static struct claims *look(struct setting *setting)
@@ -70,6 +75,7 @@ static void all_is_promised_before_qemu_exists(void **state)
 
 	(void)state;
 	begin(&setting);
+	write_state_of(&setting, "starting", 0);
 	cleanup_claims struct claims *claims = look(&setting);
 	assert_int_equal(claims_promised(claims, 0, 0), 128 * MIB);
 	assert_int_equal(claims_promised(claims, 1, 0), 128 * MIB);
@@ -147,6 +153,9 @@ static void what_cannot_be_seen_is_between_nothing_and_all(void **state)
 	(void)state;
 	begin(&setting);
 	setting.plan.n_memory = 1;
+	cleanup_claims struct claims *ending = look(&setting);
+	assert_int_equal(ending->promises[0].most, 256 * MIB);
+	assert_int_equal(ending->promises[0].least, 0);
 	write_state(&setting, "starting"); /* but this QEMU has no such file yet */
 	cleanup_claims struct claims *starting = look(&setting);
 	assert_int_equal(starting->promises[0].most, 256 * MIB);
