@@ -221,28 +221,13 @@ static int read_numa_maps(struct search *search, struct error *err)
 	return 0;
 }
 
-int mapping_own_thp(const char *address, uint64_t *bytes, struct error *err)
+int mapping_own_thp(const char *address, uint64_t length, uint64_t *bytes, struct error *err)
 {
-	const struct search own = { .pid = "self" };
-	cleanup_file FILE *file = open_proc(&own, "smaps", err);
-	cleanup_free char *line = NULL;
-	size_t room = 0;
-	struct found found = { 0 };
-	bool inside = false;
-	struct vma vma;
+	struct found found = { .mapping = { .start = (uintptr_t)address, .size = length } };
+	struct search own = { .pid = "self", .list = &found, .count = 1 };
 
-	if (!file)
+	if (read_smaps(&own, err) < 0)
 		return -1;
-	while (getline(&line, &room, file) >= 0) {
-		if (!parse_vma(line, &vma)) {
-			if (inside)
-				parse_field(line, &found);
-			continue;
-		}
-		if (inside)
-			break;
-		inside = vma.start == (uintptr_t)address;
-	}
 	*bytes = found.mapping.thp;
 	return 0;
 }

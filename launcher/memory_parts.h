@@ -60,7 +60,7 @@ FILE *numa_maps_open(const char *pid);
 bool numa_maps_next(FILE *file, struct numa_line *line);
 
 /* Bytes of our own mapping that are in transparent huge pages of its file, by the page tables. */
-int mapping_own_thp(const char *address, uint64_t *bytes, struct error *err);
+int mapping_own_thp(const char *address, uint64_t length, uint64_t *bytes, struct error *err);
 
 void residency_add(struct residency *residency, size_t node, uint64_t pages);
 

@@ -68,10 +68,10 @@ void promises_add(struct claims *claims, const struct plan *plan, const struct v
 	struct look look = { .owing = owing };
 
 	/* The state is there before the plan, and goes before it: without one the VM is ending. */
-	bool known = state && state->state;
-	look.started = !known || state->qemu > 0;
-	look.running = known && state->qemu > 0 && strcmp(state->state, "starting") != 0;
-	if (known && state->qemu > 0 && kernel_start_time(state->qemu) == state->qemu_start)
+	bool known = state && state->state, has_qemu = known && state->qemu > 0;
+	look.started = !known || has_qemu;
+	look.running = has_qemu && strcmp(state->state, "starting") != 0;
+	if (has_qemu && kernel_start_time(state->qemu) == state->qemu_start)
 		look.qemu = state->qemu;
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];

@@ -89,8 +89,6 @@ static void take_counts(struct residency *residency, struct numa_line *line)
 
 static void find_missing(const struct counted *counted, struct residency *residency)
 {
-	if (residency->resident >= counted->mapped)
-		return;
 	if (!residency->page_size)
 		residency->page_size = counted->residency->page_size;
 	residency_find(0, (uintptr_t)counted->address, counted->length, counted->mapped, residency);
@@ -100,7 +98,8 @@ static int count_thp(struct counted *list, size_t count, struct error *err)
 {
 	for (size_t i = 0; i < count; i++) {
 		uint64_t bytes = 0;
-		if (list[i].thp && mapping_own_thp(list[i].address, &bytes, err) < 0)
+		if (list[i].thp &&
+		    mapping_own_thp(list[i].address, list[i].length, &bytes, err) < 0)
 			return -1;
 		list[i].residency->thp += bytes;
 	}

@@ -249,7 +249,7 @@ static void find_missing(const struct region *r, pid_t pid, struct mapping *mine
 {
 	uint64_t expected = r->memory->size / r->memory->page_size;
 
-	if (r->memory->fill != FILL_NONE && mine->residency.resident < expected)
+	if (r->memory->fill != FILL_NONE)
 		residency_find(pid, mine->start, mine->size, expected, &mine->residency);
 }
 
