@@ -125,6 +125,23 @@ static int end_supervisor(pid_t child, int passed, struct error *err)
 	return error_set(err, EXIT_FAILED, "stopped by SIG%s %s", sigabbrev_np(passed), too_late);
 }
 
+/* The supervisor died. A wish to stop ends it only as long as it plans. */
+static int no_result(pid_t child, struct error *err)
+{
+	sigset_t wishes = supervise_wishes();
+	int status = 0;
+
+	waitpid(child, &status, 0);
+	if (WIFSIGNALED(status) && sigismember(&wishes, WTERMSIG(status)))
+		return error_set(err, EXIT_FAILED, "stopped by SIG%s while the VM was planned",
+		                 sigabbrev_np(WTERMSIG(status)));
+	cleanup_free char *how = spawn_describe(status);
+	return error_set(err, EXIT_FAILED,
+	                 "the supervisor %s before it said that the VM runs; "
+	                 "`ancla list` shows whether it does",
+	                 how);
+}
+
 /* Reads the supervisor's result; its death without one is an error, too. */
 static int wait_for_result(pid_t child, int pipe, int signals, struct error *err)
 {
@@ -148,13 +165,7 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 		return end_supervisor(child, passed, err);
 	if (got == 1)
 		return code;
-	int status = 0;
-	waitpid(child, &status, 0);
-	cleanup_free char *how = spawn_describe(status);
-	return error_set(err, EXIT_FAILED,
-	                 "the supervisor %s before it said that the VM runs; "
-	                 "`ancla list` shows whether it does",
-	                 how);
+	return no_result(child, err);
 }
 
 static int run(const struct invocation *call)

@@ -11,6 +11,7 @@
 #include "pin.h"
 #include "preflight.h"
 #include "privileges.h"
+#include "supervise.h"
 #include "util.h"
 
 static int write_running(struct vm *vm, struct error *err)
@@ -209,14 +210,10 @@ static int blame_death(struct vm *vm, const char *doing, struct error *err)
  * hang: until the claim, a signal ends the program as it ends any other. */
 static int plan(struct launching *l, struct error *err)
 {
-	sigset_t before, stopping;
+	sigset_t before, wishes = supervise_wishes();
 	int result;
 
-	sigemptyset(&stopping);
-	sigaddset(&stopping, SIGINT);
-	sigaddset(&stopping, SIGTERM);
-	sigaddset(&stopping, SIGHUP);
-	sigprocmask(SIG_UNBLOCK, &stopping, &before);
+	sigprocmask(SIG_UNBLOCK, &wishes, &before);
 	result = planning_begin(&l->planning, l->vm->spec, NULL, NULL, err);
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	return result;

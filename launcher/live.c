@@ -2,16 +2,13 @@
 
 #include "live.h"
 #include "live_limits.h"
+#include "supervise.h"
 #include "util.h"
 
 void live_defer_signals(void)
 {
-	sigset_t set;
+	sigset_t set = supervise_wishes();
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 

@@ -36,16 +36,23 @@ struct supervision {
 	int log, log_told; /* QEMU's log, and an inotify(7) for it; -1: not watched */
 };
 
-int supervise_signals(struct error *err)
+sigset_t supervise_wishes(void)
 {
 	sigset_t set;
-	int fd;
 
-	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	return set;
+}
+
+int supervise_signals(struct error *err)
+{
+	sigset_t set = supervise_wishes();
+	int fd;
+
+	signal(SIGPIPE, SIG_IGN);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd >= 0 ? fd

@@ -2,6 +2,7 @@
 #ifndef ANCLA_SUPERVISE_H
 #define ANCLA_SUPERVISE_H
 
+#include <signal.h>
 #include <stdbool.h>
 
 #include "error.h"
@@ -13,7 +14,10 @@
  * standard input and output. */
 int supervise(struct vm *vm, bool console, struct error *err);
 
-/* Blocks SIGINT, SIGTERM and SIGHUP and returns a signalfd for them; ignores SIGPIPE. -1 and an
+/* SIGINT, SIGTERM and SIGHUP: somebody wishes that it stops. */
+sigset_t supervise_wishes(void);
+
+/* Blocks these and returns a signalfd for them; ignores SIGPIPE. -1 and an
  * error. */
 int supervise_signals(struct error *err);
 

@@ -6,6 +6,7 @@
  *     inject --kill-after ROLE CALL NTH COMMAND...    the same, after it was made
  *     inject --kill-qemu ROLE CALL NTH PID COMMAND... SIGKILL to that process before the call; with
  *                                                     0 to the QEMU that the command has started
+ *     inject --signal ROLE CALL NTH SIGNAL COMMAND... that signal to who makes that call, before it
  *
  * A role is a process or thread by the order of birth: 0 the program, 1 its first child. Those that
  * start another program are left alone from then on. CALL is a number; NTH counts from 1, within
@@ -28,7 +29,7 @@
 #define TRACED_MAX 256
 #define CALLS_MAX 512
 
-enum what { LIST, FAIL, KILL, KILL_AFTER, KILL_QEMU };
+enum what { LIST, FAIL, KILL, KILL_AFTER, KILL_QEMU, SIGNAL };
 
 struct traced {
 	pid_t pid; /* 0: free */
@@ -42,7 +43,7 @@ static struct traced list[TRACED_MAX];
 static int next_role;
 static enum what what;
 static int wanted_role, wanted_call, wanted_nth;
-static int wanted; /* the error, or the process */
+static int wanted; /* the error, the process, or the signal */
 static pid_t qemu; /* that the program has started; 0: none */
 static bool came;
 
@@ -94,8 +95,8 @@ static void begin_call(struct traced *t)
 	came |= t->chosen;
 	if (t->chosen && what == FAIL)
 		set_register(t->pid, offsetof(struct user_regs_struct, orig_rax), -1);
-	if (t->chosen && what == KILL)
-		kill(t->pid, SIGKILL);
+	if (t->chosen && (what == KILL || what == SIGNAL))
+		kill(t->pid, what == KILL ? SIGKILL : wanted);
 	if (t->chosen && what == KILL_QEMU && (wanted || qemu))
 		kill(wanted ? wanted : qemu, SIGKILL);
 }
@@ -189,15 +190,15 @@ static int trace(pid_t program)
 
 static char **parse(char **argv)
 {
-	static const char *const names[] = { "--list", "--fail", "--kill", "--kill-after",
-		                             "--kill-qemu" };
+	static const char *const names[] = { "--list",       "--fail",      "--kill",
+		                             "--kill-after", "--kill-qemu", "--signal" };
 	int *const numbers[] = { &wanted_role, &wanted_call, &wanted_nth, &wanted };
 	int count;
 
-	for (what = LIST; what <= KILL_QEMU; what++)
+	for (what = LIST; what <= SIGNAL; what++)
 		if (argv[1] && strcmp(argv[1], names[what]) == 0)
 			break;
-	count = what == LIST ? 0 : what == FAIL || what == KILL_QEMU ? 4 : 3;
+	count = what == LIST ? 0 : what == KILL || what == KILL_AFTER ? 3 : 4;
 	for (int i = 0; i < count && argv[2 + i]; i++)
 		*numbers[i] = atoi(argv[2 + i]);
 	return argv + 2 + count;
@@ -207,10 +208,10 @@ int main(int argc, char **argv)
 {
 	char **command = argc > 2 ? parse(argv) : NULL;
 
-	if (!command || what > KILL_QEMU || !*command) {
-		fprintf(
-		    stderr,
-		    "usage: inject --list|--fail|--kill|--kill-after|--kill-qemu ... COMMAND...\n");
+	if (!command || what > SIGNAL || !*command) {
+		fprintf(stderr,
+		        "usage: inject --list|--fail|--kill|--kill-after|--kill-qemu|--signal ... "
+		        "COMMAND...\n");
 		return 98;
 	}
 	pid_t pid = fork();
