@@ -72,8 +72,9 @@ subtest '`verify` never sees half of a `pin`' => sub {
 		}
 		ended $pin->wait_exit, 0, qr/read back$/m, 'a slow `pin`';
 	}
-	# A `verify` that does, on its way through the threads, and one that looks at memory, too.
-	for my $calls ('sched_getaffinity', 'sched_getaffinity', 'openat') {
+	# A `verify` that does, on its way through the threads, or as it looks at memory.
+	for (my $round = 0; $round < 3 || $pinned < 6; $round++) {
+		my $calls = $round % 3 == 2 ? 'openat' : 'sched_getaffinity';
 		my $verify = slowed($calls, $calls eq 'openat' ? 4 : 20, 'verify', 'seen');
 		while (!defined $verify->{status}) {
 			my $pin = run_ancla('pin', 'seen', ++$pinned & 1 ? @one_way : @other_way);
@@ -82,8 +83,7 @@ subtest '`verify` never sees half of a `pin`' => sub {
 		}
 		$look->($verify->wait_exit);
 	}
-	is_deeply [ keys %odd ], [], "none of $verified sees it";
-	cmp_ok $pinned, '>', 5, "beside $pinned fast changes";
+	is_deeply [ keys %odd ], [], "none of $verified sees it, beside $pinned fast changes";
 	ledger_agrees 'seen', places('seen');
 	stop_vm('seen');
 };
