@@ -35,6 +35,7 @@ our $BUILD = abs_path($ENV{BUILD} // "$ROOT/build") // "$ROOT/build";
 # Seconds that a program may take if the test does not say. ANCLA_TEST_SLOW=N allows N times as
 # long everywhere, for sanitizers and busy machines.
 use constant LIMIT => 60;
+use constant PF_EXITING => 4; # in /proc/PID/stat, see include/linux/sched.h
 my $slow = $ENV{ANCLA_TEST_SLOW} || 1;
 
 my $owner = $$;
@@ -230,9 +231,14 @@ sub our_processes {
 	my $kthreadd = (peek('/proc/2/comm') // '') eq "kthreadd\n";
 	for my $pid (process_ids()) {
 		next if $pid == $$;
-		my $stat = peek("/proc/$pid/stat") // next;
-		# Dead, or one of the kernel's threads: hundreds, on a host of many CPUs.
-		next if $stat =~ /.*\) Z/s || $kthreadd && $stat =~ /.*\) \S 2 /s;
+		my ($parent, $flags) = (peek("/proc/$pid/stat") // next) =~ /.*\) \S (\d+) (?:\S+ ){4}(\d+)/s or next;
+		next if $kthreadd && $parent == 2; # one of the kernel's threads: hundreds, on a host of many CPUs
+		# One that is ending has no command line any more, but still what it holds: files, locks and
+		# memory, as long as any of its threads is not gone. It is dead when all of them are.
+		if ($flags & PF_EXITING) {
+			wait_gone($pid);
+			next;
+		}
 		my $command = peek("/proc/$pid/cmdline") // next;
 		my $known = $command . (peek("/proc/$pid/environ") // '')
 			. join ' ', map { readlink($_) // '' } glob "/proc/$pid/fd/*";

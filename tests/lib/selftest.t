@@ -123,6 +123,18 @@ subtest 'huge pages come and go' => sub {
 	is hugepages_total(), $before, 'they are given back';
 };
 
+# Its main thread has ended, and it has no command line any more: what it holds goes with the last thread.
+subtest 'a process is there until its last thread is gone' => sub {
+	my $code = 'use threads; $| = 1; threads->create(sub { select undef, undef, undef, 0.3; open my $file, ">", shift; }, shift)->detach;'
+		. 'print "alone\n"; syscall 60, 0'; # exit(2), of this thread
+	my $program = spawn_command($^X, '-e', $code, tmpdir() . '/last');
+	ok $program->wait_for_output(qr/alone/), 'a thread remains' or return;
+	my $pid = $program->pid;
+	1 while grep { /^$pid / } our_processes();
+	ok -e tmpdir() . '/last', 'which is waited for';
+	$program->wait_exit;
+};
+
 subtest 'the end of a test cleans up' => sub {
 	my $code = 'use AnclaTest; $p = spawn_command("sh", "-c", "setsid sleep 100 & echo \$! >&2; wait");'
 		. '$p->wait_for_output(qr/\d/); print tmpdir(), " ", $p->err; kill INT => $$; sleep 100';
