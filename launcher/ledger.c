@@ -453,9 +453,24 @@ static int refuse_existing(const struct ledger *ledger, const char *name, struct
 	                 name, name);
 }
 
+/* A VM of that name that is just ending removes its directory without asking: without its lock,
+ * which goes last, that is empty, and may be gone by now. */
+static int make_directory(const struct ledger *ledger, const char *name)
+{
+	if (mkdirat(ledger->dirfd, name, 0700) == 0)
+		return 0;
+	if (errno != EEXIST)
+		return -1;
+	if (unlinkat(ledger->dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT) {
+		errno = EEXIST;
+		return -1;
+	}
+	return mkdirat(ledger->dirfd, name, 0700);
+}
+
 int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
 {
-	if (mkdirat(ledger->dirfd, name, 0700) < 0) {
+	if (make_directory(ledger, name) < 0) {
 		if (errno == EEXIST)
 			return refuse_existing(ledger, name, err);
 		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", ledger->path, name,

@@ -456,6 +456,29 @@ static void a_lock_that_is_a_link_is_not_followed(void **state)
 	assert_true(exists(runtime, "a"));
 }
 
+/* It removes its directory in its own time: the lock goes last, and then the empty directory. */
+static void a_vm_that_is_just_ending_is_not_in_the_way(void **state)
+{
+	struct runtime *runtime = *state;
+	struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir ending = VM_DIR_INIT, vm = VM_DIR_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+
+	add(&ledger, "a", "3", &ending);
+	assert_int_equal(unlinkat(ending.dirfd, VM_PLAN, 0), 0);
+	assert_int_equal(ledger_add(&ledger, "a", &vm, &err), -1);
+	assert_refused(&err, EXIT_FAILED, "already running");
+	error_clear(&err);
+	assert_int_equal(unlinkat(ending.dirfd, "lock", 0), 0);
+	add(&ledger, "a", "3", &vm);
+	/* What it does last is nothing to the new one. */
+	vm_dir_remove(&ending);
+	assert_true(exists(runtime, "a/lock"));
+	assert_true(exists(runtime, "a/plan.json"));
+	assert_living(&ledger, "a");
+	ledger_close(&ledger);
+}
+
 static void two_processes_never_claim_at_once(void **state)
 {
 	enum { PROCESSES = 8 };
@@ -646,6 +669,7 @@ int main(void)
 		test(without_any_runtime_directory_it_says_which_to_set),
 		test(what_is_not_a_vms_is_left_alone),
 		test(a_lock_that_is_a_link_is_not_followed),
+		test(a_vm_that_is_just_ending_is_not_in_the_way),
 		test(two_processes_never_claim_at_once),
 		test(a_socket_listens_however_long_the_path),
 		test(what_cannot_be_removed_now_is_removed_next_time),
