@@ -40,7 +40,7 @@ subtest 'disks, cards and a command line in Linux' => sub {
 	my $initrd = tmpdir() . "/initrd $hostile";
 	symlink "$ROOT/build/demo/vmlinuz", $kernel or die;
 	symlink "$ROOT/build/demo/initrd", $initrd or die;
-	my $words = q{a,b=c,,d "e f" 'g' h=$(i);j|k&l {"m":[1]} \n %s -S -device x,y panic=-1};
+	my $words = q{a,b=c,,d "e f" 'g' h=$(i);j|k&l {"m":[1]} \n %s -S -device x,y panic=-1 no_timer_check};
 	my $vm = run_linux(spec('devices', {
 		memory => '256MiB', serial => 'stdio', iothreads => [ 'io0', 'io-1.x_y' ],
 		cputune => { vcpupin => { 0 => '0' }, emulatorpin => '0', iothreadpin => { io0 => '1', 'io-1.x_y' => '0-1' } },

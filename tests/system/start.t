@@ -161,7 +161,7 @@ subtest 'stop: the guest is asked first' => sub {
 subtest 'stop: a guest that is still booting hears it later' => sub {
 	my $console = tmpdir() . '/console2';
 	start_vm(linux('early', 'ancla.do=idle', { serial => { file => $console } })) or return;
-	ended run_ancla('stop', 'early'), 0, qr/^$/, 'asked at once, it stops once it can';
+	ended run_ancla('stop', '--timeout', 120, 'early', { timeout => 150 }), 0, qr/^$/, 'asked at once, it stops once it can';
 	like AnclaTest::slurp($console), qr/ANCLA-GUEST-POWER-BUTTON/, 'by its power button';
 };
 
