@@ -142,4 +142,21 @@ for my $field (qw(name memory-backing.hugepages cputune.vcpupin numa.nodes[].hos
     like $out, qr/^\| `\Q$field\E` \| /m, "the field table has $field";
 }
 
+# What one field is, with all below it, however the lists on the way are written.
+($out, $err, $code) = ancla('schema', 'cputune.vcpupin');
+is "$code $err", '0 ', 'one field is told';
+like $out, qr/\Acputune\.vcpupin: .+\n  takes    .*list\n  default  .+\n\z/, 'and nothing else';
+for my $list (qw(disks disks[])) {
+    ($out) = ancla('schema', $list);
+    like $out, qr/^disks\[\]\.file: .+\n  takes    path$/m, "$list has all below it";
+    unlike $out, qr/^(?!disks\[\]|  |$)/m, '... and nothing else';
+    my ($below) = ancla('schema', "$list.file");
+    like $below, qr/\Adisks\[\]\.file: .+\n  takes    path$/m, "$list.file is in it";
+}
+($out, $err, $code) = ancla('schema', 'cputune.vcpupni');
+is "$code $out", '2 ', 'a field that there is not is refused';
+like $err, qr/no field "cputune\.vcpupni"; did you mean "cputune\.vcpupin"\?/, '... with the nearest';
+($out, $err, $code) = ancla('schema', 'xyzzy');
+like "$code $err", qr/^2 .*no field "xyzzy"; `ancla schema --fields` lists them$/, '... or with where they are';
+
 done_testing;
