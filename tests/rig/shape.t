@@ -70,5 +70,8 @@ like line('/sys/kernel/mm/transparent_hugepage/enabled'), qr/\[$thp\]/, "transpa
 is -e '/dev/kvm' ? 1 : 0, $shape->{cpu} eq 'amd' ? 1 : 0, 'KVM or not';
 is_deeply [ sort grep { /^(?:cpu|cpuset|hugetlb|memory)$/ } split ' ', line('/sys/fs/cgroup/cgroup.subtree_control') ],
 	[qw(cpu cpuset hugetlb memory)], 'cgroup v2 with the controllers that are of use';
+my ($khz) = AnclaTest::slurp('/proc/cmdline') =~ /tsc_early_khz=(\d+)/;
+my $is = run_command("$BUILD/rig/witness", 'tsc')->{out} + 0;
+ok abs($is - $khz) < $khz / 100, "its clock runs as the machine's: $is of $khz kHz";
 like AnclaTest::slurp('/proc/mounts'), qr/^root \/ overlay rw/m, 'the root is under an overlay';
 done_testing;

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { NODES = 64, MOVE_ALL = 1 << 2, BATCH = 4096, TAIL = 1 << 20, PEEK = 64 };
@@ -380,12 +381,53 @@ static void threads(pid_t pid)
 	closedir(dir);
 }
 
+/* The clock and the TSC at one moment: of many readings, that during which least time went by. */
+struct moment {
+	uint64_t ns, ticks;
+};
+
+static uint64_t clock_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static struct moment look(void)
+{
+	struct moment best = { 0 };
+	uint64_t least = UINT64_MAX;
+
+	for (int i = 0; i < 100; i++) {
+		uint64_t before = clock_ns();
+		uint64_t ticks = __builtin_ia32_rdtsc();
+		uint64_t took = clock_ns() - before;
+		if (took < least) {
+			least = took;
+			best = (struct moment){ before + took / 2, ticks };
+		}
+	}
+	return best;
+}
+
+static void tsc(void)
+{
+	struct moment first = look();
+	nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+	struct moment last = look();
+
+	printf("%.0f\n", (double)(last.ticks - first.ticks) * 1e6 / (double)(last.ns - first.ns));
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 2 ? argv[1] : "";
 	pid_t pid = argc > 2 ? atoi(argv[2]) : 0;
 
-	if (strcmp(what, "threads") == 0) {
+	if (argc == 2 && strcmp(argv[1], "tsc") == 0) {
+		tsc();
+	} else if (strcmp(what, "threads") == 0) {
 		threads(pid);
 	} else if (strcmp(what, "memory") == 0) {
 		memory(pid);
@@ -404,7 +446,8 @@ int main(int argc, char **argv)
 		      "size\n"
 		      "       witness move PID NAME N NODE the first N pages of a file to a node\n"
 		      "       witness peek PID NAME AT N   N words of 32 bits\n"
-		      "       witness table PID SIGNATURE  an ACPI table, in hex\n",
+		      "       witness table PID SIGNATURE  an ACPI table, in hex\n"
+		      "       witness tsc                  its frequency, in kHz\n",
 		      stderr);
 		return 2;
 	}
