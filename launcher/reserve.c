@@ -3,11 +3,17 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <linux/mempolicy.h>
 
 #include "memory_parts.h"
 #include "reserve.h"
 #include "util.h"
+
+/* The most that Linux can have. */
+#define NODES 1024
 
 /* Pages of one size on one node. While a change is under way, `from` and `change` say what it is.
  */
@@ -83,13 +89,19 @@ bool reserve_is_owed(const struct vm_dir *vm)
 
 /* ---- the kernel's counts ---- */
 
-/* The node's pages that are there to stay: surplus ones go when they are no longer used. */
+static int64_t surplus(const char *directory)
+{
+	int64_t count = read_number("%s/surplus_hugepages", directory);
+
+	return count > 0 ? count : 0;
+}
+
+/* The pages that are there to stay: surplus ones go when they are no longer used. */
 static int64_t persistent(const char *directory)
 {
 	int64_t all = read_number("%s/nr_hugepages", directory);
-	int64_t surplus = read_number("%s/surplus_hugepages", directory);
 
-	return all < 0 ? -1 : all - (surplus > 0 ? surplus : 0);
+	return all < 0 ? -1 : all - surplus(directory);
 }
 
 static int write_number(const char *path, int64_t number, struct error *err)
@@ -117,26 +129,53 @@ static void settle(struct reserved *reserved, const char *directory)
 	reserved->change = 0;
 }
 
+/* Writes how many pages all nodes shall have, of which the kernel adds or takes on this one: the
+ * policy of the thread says so (hugetlbpage.rst, nr_hugepages_mempolicy). */
+static int write_by_policy(int node, const char *all, int64_t change, struct error *err)
+{
+	cleanup_free char *path = xasprintf("%s/nr_hugepages_mempolicy", all);
+	unsigned long before[NODES / 64] = { 0 };
+	unsigned long mask[NODES / 64] = { 0 };
+	int mode;
+
+	mask[node / 64] = 1UL << (node % 64);
+	if (syscall(SYS_get_mempolicy, &mode, before, NODES, NULL, 0) < 0 ||
+	    syscall(SYS_set_mempolicy, MPOL_BIND, mask, NODES) < 0)
+		return error_set(err, EXIT_GRANT,
+		                 "cannot change the huge pages of host node %d: %s", node,
+		                 strerror(errno));
+	int result = write_number(path, persistent(all) + change, err);
+	syscall(SYS_set_mempolicy, mode, before, NODES);
+	return result;
+}
+
+static int write_change(int node, const char *directory, const char *all, int64_t change,
+                        struct error *err)
+{
+	cleanup_free char *path = xasprintf("%s/nr_hugepages", directory);
+	int64_t wanted = persistent(directory) + change;
+
+	/* Kernels before 6.7 add the surplus of other nodes to what is written here. */
+	if (surplus(all) > surplus(directory))
+		return write_by_policy(node, all, change, err);
+	return write_number(path, wanted > 0 ? wanted : 0, err);
+}
+
 /* Changes the node's pages by `change`, as far as the kernel goes; `owed` says how far. */
 static int change_pages(const struct vm_dir *vm, struct journal *journal, struct reserved *reserved,
                         int64_t change, struct error *err)
 {
 	cleanup_free char *directory = memory_huge_directory(reserved->node, reserved->page_size);
 	cleanup_free char *all = memory_huge_directory(-1, reserved->page_size);
-	cleanup_free char *path = xasprintf("%s/nr_hugepages", directory);
-	/* The kernel compares what is written, and all other nodes' pages, with the pages of all
-	 * nodes less the surplus of all nodes. */
-	int64_t surplus = read_number("%s/surplus_hugepages", all);
-	int64_t now = read_number("%s", path);
-	int64_t wanted = now - (surplus > 0 ? surplus : 0) + change;
 
-	if (now < 0)
-		return error_set(err, EXIT_GRANT, "%s cannot be read: no huge pages there", path);
 	reserved->from = persistent(directory);
+	if (reserved->from < 0)
+		return error_set(err, EXIT_GRANT, "%s cannot be read: no huge pages there",
+		                 directory);
 	reserved->change = change;
 	if (journal_write(vm, journal, err) < 0)
 		return -1;
-	int result = write_number(path, wanted > 0 ? wanted : 0, err);
+	int result = write_change(reserved->node, directory, all, change, err);
 	settle(reserved, directory);
 	return result < 0 ? -1 : journal_write(vm, journal, err);
 }
@@ -238,7 +277,10 @@ static int shortage(const struct plan *plan, const struct need *need, uint64_t p
 static int grow_node(const struct vm_dir *vm, const struct plan *plan, struct journal *journal,
                      const struct need *need, uint64_t page_size, struct error *err)
 {
-	int64_t missing = (int64_t)(need->wanted - need->free);
+	cleanup_free char *directory = memory_huge_directory((int)need->node->id, page_size);
+	/* The kernel begins with the surplus pages, which are in use: it lets them stay. */
+	int64_t used = surplus(directory);
+	int64_t missing = used + (int64_t)(need->wanted - need->free);
 	struct reserved *reserved = array_append(&journal->list, &journal->count);
 
 	reserved->node = (int)need->node->id;
@@ -251,7 +293,8 @@ static int grow_node(const struct vm_dir *vm, const struct plan *plan, struct jo
 			return -1;
 	}
 	if (reserved->owed < missing)
-		return shortage(plan, need, page_size, (uint64_t)reserved->owed, err);
+		return shortage(plan, need, page_size,
+		                less((uint64_t)reserved->owed, (uint64_t)used), err);
 	return 0;
 }
 

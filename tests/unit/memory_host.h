@@ -77,13 +77,18 @@ struct borrowed {
 	int64_t pages;
 };
 
-static inline void write_huge_pages(int64_t count)
+static inline void write_number(const char *path, int64_t number)
 {
-	cleanup_free char *text = xasprintf("%lld", (long long)count);
-	cleanup_close int fd = open(HUGE_PAGES, O_WRONLY | O_CLOEXEC);
+	cleanup_free char *text = xasprintf("%lld", (long long)number);
+	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
 
 	if (fd >= 0 && write(fd, text, strlen(text)) < 0)
-		print_message("# cannot write %s\n", HUGE_PAGES);
+		print_message("# cannot write %s\n", path);
+}
+
+static inline void write_huge_pages(int64_t count)
+{
+	write_number(HUGE_PAGES, count);
 }
 
 static inline int give_huge_pages_back(void **state)

@@ -148,6 +148,38 @@ static void pages_in_use_go_when_they_are_let_go(void **state)
 	finish(&setting);
 }
 
+/* Surplus pages are in use, and would go with their user: they are no gain. */
+static void surplus_pages_are_not_taken_for_free_ones(void **state)
+{
+	static const char overcommit[] =
+	    "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages";
+	struct setting setting;
+	int64_t limit = read_number("%s", overcommit);
+
+	REQUIRE_HUGE_PAGES(state);
+	int64_t used = read_number(NODE_PAGES "/surplus_hugepages");
+	write_number(overcommit, used + 3);
+	begin(&setting, 3);
+	int fd = create(&setting.memory);
+	char *address = mmap(NULL, setting.memory.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(address, MAP_FAILED);
+	assert_int_equal(madvise(address, setting.memory.size, MADV_POPULATE_WRITE), 0);
+	assert_int_equal(read_number(NODE_PAGES "/surplus_hugepages"), used + 3);
+	assert_int_equal(read_number(NODE_PAGES "/free_hugepages"), 0);
+
+	struct setting other;
+	begin(&other, 2);
+	grow(&other);
+	assert_int_equal(read_number(NODE_PAGES "/free_hugepages"), 2);
+	give_back(&other);
+	assert_int_equal(read_number(NODE_PAGES "/surplus_hugepages"), used + 3);
+	finish(&other);
+	munmap(address, setting.memory.size);
+	close(fd);
+	write_number(overcommit, limit);
+	finish(&setting);
+}
+
 /* Every state that the journal can be found in. */
 static void a_crash_on_the_way_costs_no_page(void **state)
 {
@@ -188,6 +220,8 @@ int main(void)
 		    what_is_there_is_enough_and_what_others_were_promised_is_not, borrow_huge_pages,
 		    give_huge_pages_back),
 		cmocka_unit_test_setup_teardown(pages_in_use_go_when_they_are_let_go,
+		                                borrow_huge_pages, give_huge_pages_back),
+		cmocka_unit_test_setup_teardown(surplus_pages_are_not_taken_for_free_ones,
 		                                borrow_huge_pages, give_huge_pages_back),
 		cmocka_unit_test_setup_teardown(a_crash_on_the_way_costs_no_page, borrow_huge_pages,
 		                                give_huge_pages_back),
