@@ -225,15 +225,17 @@ sub wait_readable {
 	return IO::Select->new(@handles)->can_read($seconds > 0 ? $seconds : 0);
 }
 
+my %of_the_kernel; # threads of its own, once seen: hundreds, on a host of many CPUs
+
 # Processes that this test is answerable for: started, or holding a file, in its directory.
 # Returns strings: "123 qemu-system-x86_64 -name ...".
 sub our_processes {
 	my @found;
 	my $kthreadd = (peek('/proc/2/comm') // '') eq "kthreadd\n";
 	for my $pid (process_ids()) {
-		next if $pid == $$;
+		next if $pid == $$ || $of_the_kernel{$pid};
 		my ($parent) = parent_and_flags($pid) or next;
-		next if $kthreadd && $parent == 2; # one of the kernel's threads: hundreds, on a host of many CPUs
+		next if $kthreadd && $parent == 2 && ($of_the_kernel{$pid} = 1);
 		my $command = peek("/proc/$pid/cmdline") // next;
 		my $known = $command . (peek("/proc/$pid/environ") // '')
 			. join ' ', map { readlink($_) // '' } glob "/proc/$pid/fd/*";

@@ -14,7 +14,7 @@ use Test::More import => [qw(is is_deeply ok)];
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(
-	TRUE FALSE spec linux start_vm stop_vm status_of qemu_of run_linux linux_agrees
+	TRUE FALSE spec linux idle_firmware start_vm starts stop_vm status_of qemu_of run_linux linux_agrees
 	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
 	wrapper wait_all_gone clean eventually is_running
 );
@@ -23,11 +23,16 @@ use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
 
 # --- specs ---
 
+# In the rig, the `boot` of a VM of which nothing is wanted but threads and memory: firmware that halts
+# (tests/rig/inside). What QEMU's own does before it finds nothing to boot takes seconds there.
+sub idle_firmware { return { firmware => '/run/halt.bin' } }
+
 # A spec of a VM without a guest: firmware that finds nothing to boot, in 64 MiB, under TCG, on any
 # CPUs. What is given replaces that, or is merged into it where both are objects.
 sub spec {
 	my ($name, $more) = @_;
-	my %plain = (name => $name, memory => '64MiB', placement => { mode => 'static' }, qemu => { accel => 'tcg' });
+	my %plain = (($ENV{RIG_SHAPE} && !$more->{boot} ? (boot => idle_firmware()) : ()),
+		name => $name, memory => '64MiB', placement => { mode => 'static' }, qemu => { accel => 'tcg' });
 	return merge(\%plain, $more // {});
 }
 
@@ -90,9 +95,15 @@ sub wrapper {
 sub start_vm {
 	my ($spec, $options) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return starts($spec, $options) ? status_of($spec->{name}) : undef;
+}
+
+# The same without its status: true if it started.
+sub starts {
+	my ($spec, $options) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $result = run_ancla('start', make_spec($spec), $options // {});
-	return status_of($spec->{name}) if ended($result, 0, qr/^ancla: \Q$spec->{name}\E runs/m, "$spec->{name} starts");
-	return;
+	return ended($result, 0, qr/^ancla: \Q$spec->{name}\E runs/m, "$spec->{name} starts");
 }
 
 # Ends it without asking the guest. True if that worked.
@@ -107,7 +118,7 @@ sub status_of { my ($name) = @_; return json(run_ancla('status', '--json', $name
 # The process id of a VM's QEMU by its command line, without ancla; undef when there is none.
 sub qemu_of {
 	my ($name) = @_;
-	for my $pid (process_ids()) {
+	for my $pid (sort { $b <=> $a } process_ids()) { # it is one of the newest
 		my $words = AnclaTest::peek("/proc/$pid/cmdline") // next;
 		next if $words !~ /\0-name\0guest=\Q$name\E,/;
 		next if (AnclaTest::peek("/proc/$pid/comm") // '') !~ /^qemu-system/;

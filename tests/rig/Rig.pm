@@ -22,6 +22,10 @@ our @EXPORT = qw(
 
 my $rig = "$BUILD/rig";
 
+# Seconds in which a guest does what it must, of which ANCLA_TEST_SLOW makes more.
+use constant WAIT => 60;
+my $wait = WAIT * ($ENV{ANCLA_TEST_SLOW} || 1);
+
 # What QEMU can do is asked here, before any test: once on each host, then ancla has it in its cache.
 {
 	my $asked = run_ancla('plan', make_spec({ name => 'ask', memory => '32MiB', qemu => { accel => accel() } }));
@@ -220,7 +224,7 @@ sub scale_devices {
 
 sub witness {
 	my @words = @_;
-	my $result = run_command("$rig/witness", @words);
+	my $result = run_command("$rig/witness", @words, { timeout => 2 * WAIT });
 	diag "witness @words: $result->{err}" if $result->{exit};
 	return $result->{exit} ? () : split /\n/, $result->{out};
 }
@@ -230,8 +234,7 @@ sub witness {
 sub where_threads_are {
 	my ($pid) = @_;
 	my %is;
-	my @helpers = grep { line("/proc/$_/comm") =~ m{^(vhost-|kvm-pit/)$pid$} } process_ids();
-	for (witness('threads', $pid), map { witness('threads', $_) } @helpers) {
+	for (witness('threads', $pid)) {
 		my (undef, $cpus, $scheduler, $name) = split ' ', $_, 4;
 		my $role = $name =~ m{^CPU (\d+)/(TCG|KVM)$} ? "vcpu $1" : $name =~ /^IO (\S+)/ && $1 !~ /^mon/ ? "iothread $1"
 			: $name =~ /^(vhost|kvm-pit|worker)/ ? $1 : 'emulator';
@@ -299,15 +302,12 @@ sub pages_are {
 # memory => {node => bytes}}, waiting for the firmware to write them.
 sub guest_numa {
 	my ($pid) = @_;
-	my ($slit, $srat);
-	soon(60, sub {
-		# An absent table is an exit code, not worth a word.
-		my $result = run_command("$rig/witness", 'table', $pid, 'SRAT');
-		$srat = pack 'H*', $result->{out} =~ s/\n//r;
-		return length $srat;
-	}) or return {};
-	my $result = run_command("$rig/witness", 'table', $pid, 'SLIT');
-	$slit = pack 'H*', $result->{out} =~ s/\n//r;
+	# An absent table is an exit code, not worth a word.
+	my ($srat, $slit) = map {
+		my $result = run_command("$rig/witness", 'table', $pid, @$_, { timeout => 2 * WAIT });
+		pack 'H*', $result->{out} =~ s/\n//r;
+	} [ 'SRAT', $wait ], ['SLIT'];
+	return {} if !length $srat;
 	my %numa = (cpus => {}, memory => {});
 	for (my $at = 48; $at < length $srat;) {
 		my ($type, $length) = unpack 'CC', substr $srat, $at, 2;
@@ -348,8 +348,7 @@ sub soon {
 sub ran_everywhere {
 	my ($pid, $vcpus, $what, $memory) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $ran;
-	soon(60, sub { ($ran) = witness('peek', $pid, $memory // 'node0', 0x9000, 1); return !defined $ran || $ran == $vcpus });
+	my ($ran) = witness('peek', $pid, $memory // 'node0', 0x9000, 1, $vcpus, $wait);
 	return is $ran, $vcpus, $what;
 }
 

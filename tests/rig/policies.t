@@ -69,10 +69,11 @@ for my $case (@cases) {
 	my $spec = {
 		name => $name, vcpus => 1, memory => "${MIB}MiB", 'memory-backing' => $backing,
 		cputune => { vcpupin => { 0 => '0' }, emulatorpin => '1' }, qemu => { accel => accel() },
+		boot => idle_firmware(),
 	};
 	ended run_ancla('plan', make_spec($spec)), 0, $in_memfd ? qr/in a memfd \(shmem_enabled\), filled while QEMU starts/ : qr/anonymous, filled by QEMU/,
 		"$what: the plan says who fills it" if $shmem;
-	start_vm($spec) or next;
+	starts($spec) or next;
 	my $pid = qemu_of($name);
 	my $anonymous = ($backing->{hugepages} // '') eq 'thp' && !$in_memfd ? $MIB << 20 : undef;
 	is_deeply memfd_thp(), { map { $_ => $pages->{$_} * $page } keys %$pages }, "$what: all in huge pages" if $in_memfd;
@@ -109,11 +110,12 @@ for my $case (map { [ @$_, 'huge pages' ], [ @$_, 'plain pages' ] } @guest_nodes
 	my $what = "guest nodes, $policies, $kind";
 	my $free = hugepages_free();
 	my $each = 2 * @ids;
-	start_vm({
+	starts({
 		name => 'nodes', vcpus => scalar @$nodes, memory => $each * @$nodes . 'MiB',
 		'memory-backing' => $kind eq 'huge pages' ? { hugepages => '2MiB' } : { prealloc => TRUE },
 		numa => { nodes => [ map { { vcpus => "$_", memory => "${each}MiB", %{ $nodes->[$_] } } } 0 .. $#$nodes ] },
 		cputune => { vcpupin => { map { $_ => '0' } 0 .. $#$nodes }, emulatorpin => '1' }, qemu => { accel => accel() },
+		boot => idle_firmware(),
 	}) or next;
 	my $pid = qemu_of('nodes');
 	my $page = $kind eq 'huge pages' ? 2 << 20 : 4096;

@@ -23,7 +23,7 @@ my $free = hugepages_free();
 sub vm {
 	my ($more) = @_;
 	return AnclaVm::merge({
-		name => 'refused', vcpus => 1, memory => '32MiB', qemu => { accel => accel() },
+		name => 'refused', vcpus => 1, memory => '32MiB', qemu => { accel => accel() }, boot => idle_firmware(),
 		cputune => { vcpupin => { 0 => "$cpu" }, emulatorpin => "$emulator" },
 	}, $more);
 }

@@ -92,7 +92,7 @@ for my $name (@names) {
 		my $free = hugepages_free();
 		my %backing = %{ $spec->{'memory-backing'} // {} };
 		note compact($spec);
-		start_vm($spec) or return;
+		starts($spec) or return;
 		my $pid = qemu_of($name) // return fail 'there is a QEMU';
 		if ($spec->{cputune}{vcpupin}) {
 			threads_are($pid, $spec, 'every thread on its CPUs, scheduled as asked');

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +24,32 @@
 #include <unistd.h>
 
 enum { NODES = 64, MOVE_ALL = 1 << 2, BATCH = 4096, TAIL = 1 << 20, PEEK = 64 };
+
+/* What is waited for is looked at ten times a second, for so many seconds, while the process lives:
+ * here, and not by starting this program again and again. */
+struct wait {
+	time_t until;
+	pid_t pid;
+};
+
+static struct wait wait_for(pid_t pid, long seconds)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (struct wait){ now.tv_sec + seconds, pid };
+}
+
+static bool wait_more(const struct wait *wait)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (now.tv_sec >= wait->until || kill(wait->pid, 0) < 0)
+		return false;
+	usleep(100000);
+	return true;
+}
 
 struct vma {
 	uintptr_t start, end;
@@ -241,47 +268,52 @@ static int move(pid_t pid, const char *name, unsigned long count, int node)
 	return moved == count ? 0 : 1;
 }
 
-/* The same of private memory, "anonymous:BYTES", read as a debugger would. */
-static void peek_anonymous(pid_t pid, uint64_t size, uint64_t offset, uint32_t *words, size_t count)
+/* Where private memory is, "anonymous:BYTES" of it, and the file to read it by, as a debugger
+ * would. */
+static int find_anonymous(pid_t pid, uint64_t size, uint64_t *start)
 {
 	FILE *maps = open_maps(pid);
 	struct vma vma;
 	char path[64];
-	int fd;
 
-	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	while (next_vma(maps, &vma))
 		if (!vma.shared && !vma.name[0] && vma.end - vma.start == size) {
 			fclose(maps);
-			if (pread(fd, words, count * sizeof(*words), (off_t)(vma.start + offset)) <
-			    0)
-				err(1, "%s", path);
-			close(fd);
-			return;
+			*start = vma.start;
+			snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+			return open(path, O_RDONLY | O_CLOEXEC);
 		}
 	errx(1, "%d has no mapping of %" PRIu64 " bytes", pid, size);
 }
 
-static void peek(pid_t pid, const char *name, uint64_t offset, size_t count)
+/* Words of guest memory; with a value, once the first one is that. */
+static void peek(pid_t pid, const char *name, uint64_t offset, size_t count, const char *value,
+                 long seconds)
 {
+	const bool private = strncmp(name, "anonymous:", 10) == 0;
+	const struct wait wait = wait_for(pid, seconds);
 	uint32_t words[PEEK] = { 0 };
+	struct file file = { .fd = -1 };
+	uint64_t start = 0;
 
 	if (count > PEEK)
 		errx(2, "%zu words, %d are the most", count, PEEK);
-	if (strncmp(name, "anonymous:", 10) == 0) {
-		peek_anonymous(pid, strtoull(name + 10, NULL, 0), offset, words, count);
-	} else {
-		struct file file = find_file(pid, name, PROT_READ);
-		memcpy(words, file.at + offset, count * sizeof(*words));
-		unmap_file(&file);
-	}
+	if (private)
+		file.fd = find_anonymous(pid, strtoull(name + 10, NULL, 0), &start);
+	else
+		file = find_file(pid, name, PROT_READ);
+	do {
+		if (!private)
+			memcpy(words, file.at + offset, count * sizeof(*words));
+		else if (pread(file.fd, words, count * sizeof(*words), (off_t)(start + offset)) < 0)
+			err(1, "the memory of %d", pid);
+	} while (value && words[0] != strtoul(value, NULL, 0) && wait_more(&wait));
 	for (size_t i = 0; i < count; i++)
 		printf("%" PRIu32 "\n", words[i]);
 }
 
 /* An ACPI table in hex, by its signature, its length and its checksum. */
-static bool print_table(const char *at, const char *stop, const char *signature)
+static bool print_table(const char *at, const char *stop, const char *signature, bool print)
 {
 	for (; (at = memmem(at, (size_t)(stop - at), signature, 4)); at++) {
 		uint32_t length;
@@ -295,9 +327,10 @@ static bool print_table(const char *at, const char *stop, const char *signature)
 			sum = (uint8_t)(sum + (uint8_t)at[i]);
 		if (sum)
 			continue;
-		for (uint32_t i = 0; i < length; i++)
+		for (uint32_t i = 0; print && i < length; i++)
 			printf("%02x", (uint8_t)at[i]);
-		putchar('\n');
+		if (print)
+			putchar('\n');
 		return true;
 	}
 	return false;
@@ -305,7 +338,7 @@ static bool print_table(const char *at, const char *stop, const char *signature)
 
 /* The firmware puts the tables at the end of the memory below 4 GiB: in the last MiB of one of the
  * files, if the guest has no more than that. */
-static int table(pid_t pid, const char *signature)
+static bool find_table(pid_t pid, const char *signature, bool print)
 {
 	FILE *maps = open_maps(pid);
 	bool found = false;
@@ -319,11 +352,21 @@ static int table(pid_t pid, const char *signature)
 		for (uint64_t start = 0, end; !found && next_data(&file, &start, &end); start = end)
 			if (end > tail)
 				found = print_table(file.at + (start > tail ? start : tail),
-				                    file.at + end, signature);
+				                    file.at + end, signature, print);
 		unmap_file(&file);
 	}
 	fclose(maps);
-	return found ? 0 : 1;
+	return found;
+}
+
+/* When the firmware has written all of them: the root that has their addresses is the last. */
+static int table(pid_t pid, const char *signature, long seconds)
+{
+	const struct wait wait = wait_for(pid, seconds);
+
+	while (!find_table(pid, "RSDT", false) && wait_more(&wait))
+		;
+	return find_table(pid, signature, true) ? 0 : 1;
 }
 
 static void print_cpus(const cpu_set_t *cpus)
@@ -365,7 +408,7 @@ static void thread(pid_t pid, pid_t tid)
 	printf(" %s:%d %s\n", policies[policy & 7], param.sched_priority, name);
 }
 
-static void threads(pid_t pid)
+static void tasks(pid_t pid)
 {
 	char path[64];
 	struct dirent *entry;
@@ -378,6 +421,42 @@ static void threads(pid_t pid)
 	while ((entry = readdir(dir)))
 		if (entry->d_name[0] != '.')
 			thread(pid, atoi(entry->d_name));
+	closedir(dir);
+}
+
+/* Whether a process is one of the kernel's own threads that work for this one: vhost-PID,
+ * kvm-pit/PID. */
+static bool works_for(const char *process, pid_t pid)
+{
+	char path[300], name[64] = "";
+	const char *number;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%s/comm", process);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	if (!fgets(name, sizeof(name), file))
+		name[0] = '\0';
+	fclose(file);
+	number = strncmp(name, "vhost-", 6) == 0     ? name + 6
+	         : strncmp(name, "kvm-pit/", 8) == 0 ? name + 8
+	                                             : "";
+	return atoi(number) == pid;
+}
+
+static void threads(pid_t pid)
+{
+	struct dirent *entry;
+	DIR *dir = opendir("/proc");
+
+	if (!dir)
+		err(1, "/proc");
+	tasks(pid);
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' &&
+		    works_for(entry->d_name, pid))
+			tasks(atoi(entry->d_name));
 	closedir(dir);
 }
 
@@ -435,20 +514,27 @@ int main(int argc, char **argv)
 		anonymous(pid, strtoull(argv[3], NULL, 0));
 	} else if (strcmp(what, "move") == 0 && argc == 6) {
 		return move(pid, argv[3], strtoul(argv[4], NULL, 0), atoi(argv[5]));
-	} else if (strcmp(what, "peek") == 0 && argc == 6) {
-		peek(pid, argv[3], strtoull(argv[4], NULL, 0), strtoul(argv[5], NULL, 0));
-	} else if (strcmp(what, "table") == 0 && argc == 4 && strlen(argv[3]) == 4) {
-		return table(pid, argv[3]);
+	} else if (strcmp(what, "peek") == 0 && (argc == 6 || argc == 8)) {
+		peek(pid, argv[3], strtoull(argv[4], NULL, 0), strtoul(argv[5], NULL, 0), argv[6],
+		     argc == 8 ? atol(argv[7]) : 0);
+	} else if (strcmp(what, "table") == 0 && (argc == 4 || argc == 5) && strlen(argv[3]) == 4) {
+		return table(pid, argv[3], argc == 5 ? atol(argv[4]) : 0);
 	} else {
-		fputs("usage: witness threads PID          TID CPUS POLICY:PRIORITY NAME\n"
-		      "       witness memory PID           guest memory: pages by node\n"
-		      "       witness anonymous PID BYTES  the same of private mappings of that "
-		      "size\n"
-		      "       witness move PID NAME N NODE the first N pages of a file to a node\n"
-		      "       witness peek PID NAME AT N   N words of 32 bits\n"
-		      "       witness table PID SIGNATURE  an ACPI table, in hex\n"
-		      "       witness tsc                  its frequency, in kHz\n",
-		      stderr);
+		fputs(
+		    "usage: witness threads PID          TID CPUS POLICY:PRIORITY NAME; the\n"
+		    "                                    kernel's own for it, too\n"
+		    "       witness memory PID           guest memory: pages by node\n"
+		    "       witness anonymous PID BYTES  the same of private mappings of that "
+		    "size\n"
+		    "       witness move PID NAME N NODE the first N pages of a file to a node\n"
+		    "       witness peek PID NAME AT N   N words of 32 bits\n"
+		    "          [VALUE SECONDS]           when the first is VALUE, after SECONDS at "
+		    "most\n"
+		    "       witness table PID SIGNATURE  an ACPI table, in hex\n"
+		    "          [SECONDS]                 when all are there, after SECONDS at "
+		    "most\n"
+		    "       witness tsc                  its frequency, in kHz\n",
+		    stderr);
 		return 2;
 	}
 	return 0;
