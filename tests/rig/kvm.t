@@ -19,12 +19,12 @@ my @there = @{ $host->{nodes}[1]{cpus} };
 sub vm {
 	my ($more) = @_;
 	return AnclaVm::merge({
-		name => 'kvm', vcpus => 4, memory => '512MiB', 'memory-backing' => { hugepages => '2MiB' },
+		name => 'kvm', vcpus => 4, memory => '256MiB', 'memory-backing' => { hugepages => '2MiB' },
 		cpu => { mode => 'host-passthrough', cache => 'passthrough', topology => { sockets => 2, cores => 2, threads => 1 } },
 		numa => {
 			nodes => [
-				{ vcpus => '0-1', memory => '256MiB', 'host-nodes' => "$here", policy => 'strict' },
-				{ vcpus => '2-3', memory => '256MiB', 'host-nodes' => "$there", policy => 'strict' },
+				{ vcpus => '0-1', memory => '128MiB', 'host-nodes' => "$here", policy => 'strict' },
+				{ vcpus => '2-3', memory => '128MiB', 'host-nodes' => "$there", policy => 'strict' },
 			],
 			distances => 'host',
 		},
@@ -52,7 +52,7 @@ subtest 'Linux, host-passthrough with the host\'s caches' => sub {
 	start_vm($spec) or return;
 	my $pid = qemu_of('kvm');
 	threads_are($pid, $spec, 'every thread on its CPU');
-	pages_are($pid, 2 << 20, [ { $here => 128 }, { $there => 128 } ], 'every page on its node');
+	pages_are($pid, 2 << 20, [ { $here => 64 }, { $there => 64 } ], 'every page on its node');
 	my $console = '';
 	ok soon(120, sub { $console = AnclaTest::peek(tmpdir() . '/console') // ''; $console =~ /ANCLA-GUEST-READY/ }),
 		'Linux boots, and runs on all vCPUs' or diag $console;
@@ -75,7 +75,7 @@ subtest 'Linux, host-passthrough with the host\'s caches' => sub {
 	my %on = map { $_->{name} => $_->{last_cpu} } tasks($pid);
 	is_deeply [ map { $on{"CPU $_/KVM"} } 0 .. 3 ], [ @here[0, 1], @there[0, 1] ], 'each ran where it is pinned';
 	threads_are($pid, $spec, 'and is still there');
-	pages_are($pid, 2 << 20, [ { $here => 128 }, { $there => 128 } ], 'pages, too');
+	pages_are($pid, 2 << 20, [ { $here => 64 }, { $there => 64 } ], 'pages, too');
 	ended run_ancla('verify', 'kvm'), 0, qr//, 'verify agrees';
 	my ($socket) = glob runtime_dir() . '/kvm/qmp.sock';
 	my $stats = qmp($socket, 'query-stats', { target => 'vcpu' });

@@ -9,6 +9,8 @@ use AnclaVm;
 use Rig;
 use Test::More;
 
+# Forty pages of each node are as good as hundreds, and sooner filled.
+reserve_hugepages(40, $_->{id}) for grep { $_->{free2m} > 40 } @{ host()->{nodes} };
 my $host = host();
 my @nodes = grep { $_->{kB} } @{ $host->{nodes} };
 my ($there, $other) = sort { $b->{free2m} <=> $a->{free2m} || $b->{id} <=> $a->{id} } @nodes;
@@ -20,6 +22,7 @@ sub vm {
 	return {
 		name => $name, vcpus => 1, memory => 2 * $pages . 'MiB', placement => { mode => 'static' },
 		'memory-backing' => { hugepages => $hugepages // '2MiB', 'host-nodes' => "$node" }, qemu => { accel => accel() },
+		boot => idle_firmware(),
 	};
 }
 
@@ -27,14 +30,15 @@ sub growing { return vm(@_, { size => '2MiB', reserve => 'grow' }) }
 
 sub totals { return { map { $_->{id} => hugepages_total($_->{id}) } @nodes } }
 
-# Others have pages enough for the machine's reservation to be granted to all twenty.
-subtest 'twenty VMs at once for the pages of five' => sub {
-	my $each = int $free / 5;
-	my @results = map { $_->wait_exit } map { spawn_ancla('start', make_spec(vm("race$_", $each, $id)), { timeout => 300 }) } 1 .. 20;
-	is scalar(grep { $_->{exit} == 0 } @results), 5, 'five run' or diag map { "$_->{exit} $_->{err}" } @results;
+# Others have pages enough for the machine's reservation to be granted to all twelve. Those that start do
+# it at once, on one real CPU at worst: more of them would have to wait for each other too long.
+subtest 'twelve VMs at once for the pages of three' => sub {
+	my $each = int $free / 3;
+	my @results = map { $_->wait_exit } map { spawn_ancla('start', make_spec(vm("race$_", $each, $id)), { timeout => 300 }) } 1 .. 12;
+	is scalar(grep { $_->{exit} == 0 } @results), 3, 'three run' or diag map { "$_->{exit} $_->{err}" } @results;
 	is scalar(grep { $_->{exit} == 4 && $_->{err} =~ /needs $each huge pages of 2MiB on host node $id, which has \d+ free/ } @results),
-		15, 'fifteen are told what is short, and where';
-	is hugepages_free($id), $free - 5 * $each, 'the node has given what it had';
+		9, 'nine are told what is short, and where';
+	is hugepages_free($id), $free - 3 * $each, 'the node has given what it had';
 	my @stops = map { spawn_ancla('stop', '--force', $_->{name}) } @{ json(run_ancla('list', '--json')) };
 	$_->wait_exit for @stops;
 	clean 'all are back';
@@ -42,7 +46,7 @@ subtest 'twenty VMs at once for the pages of five' => sub {
 };
 
 subtest 'missing pages are reserved where they are missing' => sub {
-	start_vm(growing('grows', $free + 9, $id)) or return;
+	starts(growing('grows', $free + 9, $id)) or return;
 	is_deeply totals(), { %before, $id => $before{$id} + 9 }, 'nine more, on that node';
 	pages_are(qemu_of('grows'), 2 << 20, [ { $id => $free + 9 } ], 'all are there');
 	stop_vm('grows');
@@ -56,7 +60,7 @@ subtest 'interleaved ones are reserved on each' => sub {
 	my $each = $least + 6;
 	my $spec = growing('spread', $each * @nodes, $all);
 	$spec->{'memory-backing'}{policy} = 'interleave';
-	start_vm($spec) or return;
+	starts($spec) or return;
 	is_deeply totals(), { map { $_->{id} => $before{ $_->{id} } + ($each > $_->{free2m} ? $each - $_->{free2m} : 0) } @nodes },
 		'as many as each lacked';
 	pages_are(qemu_of('spread'), 2 << 20, [ { map { $_->{id} => $each } @nodes } ], 'all are there');
