@@ -17,7 +17,7 @@ my $ancla = AnclaTest::abs_path($ENV{ANCLA} // "$BUILD/ancla");
 sub boots { my ($vm) = @_; return scalar(() = $vm->out =~ /^ANCLA-GUEST-END/mg) }
 
 sub boots_again { my ($vm, $times, $name) = @_;
-	return ok eventually(120, sub { $vm->step(0.1); boots($vm) >= $times }), $name }
+	return ok eventually(300, sub { $vm->step(0.1); boots($vm) >= $times }), $name }
 
 sub dump_files { return sort glob "$dumps/*" }
 
@@ -192,7 +192,7 @@ subtest 'a guest that powers off while nobody looks' => sub {
 	kill KILL => $status->{supervisor};
 	wait_gone($status->{supervisor});
 	qmp(runtime_dir() . '/alone/qmp.sock', 'system_reset');
-	my $off = eventually(120, sub {
+	my $off = eventually(300, sub {
 		qmp(runtime_dir() . '/alone/qmp.sock', 'system_powerdown');
 		status_of('alone')->{state} eq 'shutdown' });
 	ok $off, 'is kept' or return;
