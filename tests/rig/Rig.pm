@@ -18,6 +18,7 @@ use Time::HiRes qw(time);
 our @EXPORT = qw(
 	host numbers list compact has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
 	threads_are pages_are guest_numa guest_cpuid ran_everywhere soon
+	take_hugepages
 );
 
 my $rig = "$BUILD/rig";
@@ -76,6 +77,27 @@ sub host {
 
 sub has_kvm { return -e '/dev/kvm' }
 sub accel { return has_kvm() ? 'kvm' : 'tcg' }
+
+# --- memory of the test's own, by system calls of x86-64 ---
+
+sub mmap {
+	my ($length, $flags, $fd, $offset) = @_;
+	my $at = syscall 9, 0, $length, 3, $flags, $fd, $offset; # readable and writable
+	die "mmap: $!" if $at == -1;
+	return $at;
+}
+sub munmap { my ($at, $length) = @_; return syscall 11, $at, $length }
+sub madvise { my ($at, $length, $advice) = @_; return syscall(28, $at, $length, $advice) == 0 }
+
+# Takes so many huge pages of 2 MiB on a node, or as many as can be had; returns what gives them back.
+sub take_hugepages {
+	my ($node, $count) = @_;
+	my $length = $count << 21;
+	my $at = mmap($length, 0x40021, -1, 0); # MAP_SHARED, MAP_ANONYMOUS, MAP_HUGETLB
+	die "mbind: $!" if syscall(237, $at, $length, 2, pack('Q', 1 << $node), 64, 0) < 0; # MPOL_BIND
+	madvise($at, $length, 23); # MADV_POPULATE_WRITE
+	return sub { munmap($at, $length) };
+}
 
 # --- scenarios ---
 
