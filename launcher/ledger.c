@@ -468,22 +468,31 @@ static int make_directory(const struct ledger *ledger, const char *name)
 	return mkdirat(ledger->dirfd, name, 0700);
 }
 
+/* 0, or -1 and errno; what is made so far is in `vm`. */
+static int make_vm(const struct ledger *ledger, const char *name, struct vm_dir *vm)
+{
+	if (make_directory(ledger, name) < 0 || open_vm(ledger, name, vm) < 0)
+		return -1;
+	vm->lock = openat(vm->dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	return vm->lock < 0 ? -1 : flock(vm->lock, LOCK_EX | LOCK_NB);
+}
+
 int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
 {
-	if (make_directory(ledger, name) < 0) {
-		if (errno == EEXIST)
-			return refuse_existing(ledger, name, err);
-		return error_set(err, EXIT_FAILED, "cannot make %s/%s: %s", ledger->path, name,
-		                 strerror(errno));
-	}
-	if (open_vm(ledger, name, vm) < 0)
-		return error_set(err, EXIT_FAILED, "cannot open %s/%s: %s", ledger->path, name,
-		                 strerror(errno));
-	vm->lock = openat(vm->dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (vm->lock >= 0 && flock(vm->lock, LOCK_EX | LOCK_NB) == 0)
+	if (make_vm(ledger, name, vm) == 0)
 		return 0;
-	error_set(err, EXIT_FAILED, "cannot lock %s/lock: %s", vm->path, strerror(errno));
-	vm_dir_remove(vm);
+	/* The directory that an ending VM removed last was the new one, as long as it was empty. */
+	if (errno == ENOENT) {
+		vm_dir_close(vm);
+		if (make_vm(ledger, name, vm) == 0)
+			return 0;
+	}
+	if (vm->dirfd < 0 && errno == EEXIST)
+		return refuse_existing(ledger, name, err);
+	error_set(err, EXIT_FAILED, "cannot make %s/%s and lock it: %s", ledger->path, name,
+	          strerror(errno));
+	if (vm->dirfd >= 0)
+		vm_dir_remove(vm);
 	vm_dir_close(vm);
 	return -1;
 }

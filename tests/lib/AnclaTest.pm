@@ -241,17 +241,15 @@ sub our_processes {
 			. join ' ', map { readlink($_) // '' } glob "/proc/$pid/fd/*";
 		# One that is ending has no command line any more, but still what it holds: files, locks and
 		# memory, as long as any of its threads is not gone. It is dead when all of them are.
-		my (undef, $flags) = parent_and_flags($pid) or next;
-		if ($flags & PF_EXITING) {
-			wait_gone($pid);
-			next;
-		}
+		next if is_ending($pid) && wait_gone($pid);
 		next if index($known, tmpdir()) < 0;
 		$command =~ tr/\0/ /;
 		push @found, "$pid $command";
 	}
 	return @found;
 }
+
+sub is_ending { my ($pid) = @_; my (undef, $flags) = parent_and_flags($pid) or return 1; return $flags & PF_EXITING }
 
 # Its parent, and its PF_ flags, see proc(5); nothing where there is no such process.
 sub parent_and_flags {

@@ -23,11 +23,11 @@ sub state_of { my ($name) = @_; return json(AnclaTest::peek(runtime_dir() . "/$n
 
 sub guard_pid { return map { /^(\d+)/ && (AnclaTest::peek("/proc/$1/comm") // '') eq "ancla-guard\n" ? $1 : () } our_processes() }
 
-# SIGKILL is on its way to it, or has arrived; see proc(5), SigPnd.
+# SIGKILL is on its way to it (see proc(5), SigPnd), or has arrived.
 sub is_killed {
 	my ($pid) = @_;
 	my $status = AnclaTest::peek("/proc/$pid/status") // return 1;
-	return $status =~ /^SigPnd:\s*([0-9a-f]+)$/m && hex($1) & 1 << 8 || !is_running($pid);
+	return $status =~ /^SigPnd:\s*([0-9a-f]+)$/m && hex($1) & 1 << 8 || AnclaTest::is_ending($pid) || !is_running($pid);
 }
 
 # All system calls that the launcher makes, up to the one that tells the guard of `cont`:
