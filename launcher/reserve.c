@@ -6,8 +6,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <linux/mempolicy.h>
-
 #include "memory_parts.h"
 #include "reserve.h"
 #include "util.h"
@@ -134,18 +132,19 @@ static void settle(struct reserved *reserved, const char *directory)
 static int write_by_policy(int node, const char *all, int64_t change, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/nr_hugepages_mempolicy", all);
+	cleanup_bitmap hwloc_bitmap_t nodes = xbitmap();
 	unsigned long before[NODES / 64] = { 0 };
-	unsigned long mask[NODES / 64] = { 0 };
 	int mode;
 
-	mask[node / 64] = 1UL << (node % 64);
-	if (syscall(SYS_get_mempolicy, &mode, before, NODES, NULL, 0) < 0 ||
-	    syscall(SYS_set_mempolicy, MPOL_BIND, mask, NODES) < 0)
-		return error_set(err, EXIT_GRANT,
-		                 "cannot change the huge pages of host node %d: %s", node,
+	hwloc_bitmap_set(nodes, (unsigned)node);
+	if (syscall(SYS_get_mempolicy, &mode, before, NODES, NULL, 0) < 0)
+		return error_set(err, EXIT_GRANT, "cannot read the memory policy: %s",
 		                 strerror(errno));
+	if (memory_policy_of_thread(MEM_POLICY_RESTRICTIVE, nodes, err) < 0)
+		return -1;
 	int result = write_number(path, persistent(all) + change, err);
-	syscall(SYS_set_mempolicy, mode, before, NODES);
+	/* It takes the number of bits plus one. */
+	syscall(SYS_set_mempolicy, mode, before, NODES + 1);
 	return result;
 }
 
