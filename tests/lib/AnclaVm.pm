@@ -16,7 +16,7 @@ use Time::HiRes qw(time);
 our @EXPORT = qw(
 	TRUE FALSE spec linux idle_firmware start_vm starts stop_vm status_of qemu_of run_linux linux_agrees
 	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
-	wrapper wait_all_gone clean eventually is_running
+	wrapper traced wait_all_gone clean eventually is_running
 );
 
 use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
@@ -89,6 +89,10 @@ sub wrapper {
 }
 
 # --- VMs ---
+
+# Options of run_command() and the like for a program that is traced, where the leak check of a build with
+# sanitizers cannot work; and others.
+sub traced { return { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0' }, @_ } }
 
 # Starts a VM by `ancla start` and returns its status (`status --json`); undef, and a failed test,
 # if it did not start.

@@ -15,8 +15,7 @@ my $spec = make_spec(spec('filled', { memory => '256MiB', 'memory-backing' => { 
 # ancla with something done to each of its madvise calls: of the fill's, one for every 2 MiB.
 sub with_madvise {
 	my ($inject, @words) = @_;
-	my $options = ref $words[-1] ? pop @words : {};
-	$options->{env}{ASAN_OPTIONS} = join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0';
+	my $options = traced(ref $words[-1] ? %{ pop @words } : ());
 	return spawn_command('strace', '-f', '-b', 'execve', '-qq', '-o', '/dev/null', '-e', 'trace=madvise', '-e', "inject=madvise:$inject",
 		$ancla, @words, $options);
 }

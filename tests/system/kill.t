@@ -11,8 +11,7 @@ use Test::More;
 my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 my $free = hugepages_free();
 
-# The leak check of a build with sanitizers cannot work under strace.
-my $traced = { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0' } };
+my $traced = traced();
 my $trace = tmpdir() . '/trace';
 my $spec = make_spec(spec('victim', {
 	vcpus => 2, iothreads => ['io0'], 'memory-backing' => { prealloc => TRUE },

@@ -113,7 +113,7 @@ subtest 'a VM that is killed with its supervisor' => sub {
 # Killed at each write: to the journal, to the kernel's file, to the plan.
 subtest 'a launcher that is killed while it reserves' => sub {
 	my $path = make_spec(growing('victim', $free + 5));
-	my $traced = { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0' } };
+	my $traced = traced();
 	my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 	my @odd;
 	# Which calls there are between the first look at the journal and the plan.

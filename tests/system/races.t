@@ -12,8 +12,7 @@ my $cpus = () = glob '/sys/devices/system/cpu/cpu[0-9]*';
 BAIL_OUT('these tests pin threads to CPUs 0 and 1, and there is one CPU') if $cpus < 2;
 
 my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
-# The leak check of a build with sanitizers cannot work under strace.
-my $traced = { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0' } };
+my $traced = traced();
 
 # The command in the background, each of these system calls of it taking so many milliseconds longer.
 sub slowed {

@@ -137,7 +137,7 @@ subtest 'what the unit allows is enough' => sub {
 	my $spec = make_spec(linux('confined', 'ancla.do=poweroff', {
 		iothreads => ['io0'], nics => [ { type => 'user' } ], 'memory-backing' => { prealloc => TRUE, 'host-nodes' => '0', locked => TRUE },
 		cputune => { vcpupin => { 0 => '1' }, emulatorpin => '0', vcpusched => [ { vcpus => '0', scheduler => 'fifo', priority => 1 } ] } }));
-	my $run = run_command('strace', '-f', '-qq', '-o', $trace, $ancla, 'run', $spec, { timeout => 300, env => { ASAN_OPTIONS => 'detect_leaks=0' } });
+	my $run = run_command('strace', '-f', '-qq', '-o', $trace, $ancla, 'run', $spec, traced(timeout => 300));
 	is $run->{exit}, 0, 'a VM, traced' or diag $run->{err};
 	my %used;
 	open my $calls, '<', $trace or die;

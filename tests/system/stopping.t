@@ -11,15 +11,13 @@ use Test::More;
 
 my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 my %signals = (TERM => SIGTERM, INT => SIGINT, HUP => SIGHUP);
-# The leak check of a build with sanitizers cannot work in a process that is traced.
-my %traced = (ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0');
 my %small = (memory => '16MiB', 'memory-backing' => { prealloc => TRUE });
 
 # `ancla start` with strace's options, which let go of QEMU; its process id is ancla's.
 sub traced_start {
 	my ($spec, @options) = @_;
 	return spawn_command('strace', '-D', '-f', '-b', 'execve', '-qq', '-o', '/dev/null', @options, $ancla, 'start', make_spec($spec),
-		{ env => \%traced });
+		traced());
 }
 
 # Each file of the VM's directory that the launcher renames into its place takes its time: there is a
@@ -51,7 +49,7 @@ subtest 'the supervisor has a signal at each of its steps' => sub {
 	my ($inject, $list) = ("$BUILD/tests/inject", tmpdir() . '/calls');
 	my $spec = make_spec(spec('step', \%small));
 	my $supervisor = 1; # the first child
-	my $start = run_command('sh', '-c', 'exec "$@" 9>"$0"', $list, $inject, '--list', $ancla, 'start', $spec, { env => \%traced });
+	my $start = run_command('sh', '-c', 'exec "$@" 9>"$0"', $list, $inject, '--list', $ancla, 'start', $spec, traced());
 	ended $start, 0, qr/step runs/, 'a start, call by call' or return;
 	stop_vm('step');
 	my (%count, @calls);
@@ -66,7 +64,7 @@ subtest 'the supervisor has a signal at each of its steps' => sub {
 	for my $i (grep { $_ % $step == 0 || $_ > $#calls - 6 } 0 .. $#calls) {
 		my ($call, $n) = @{ $calls[$i] };
 		my $signal = qw(TERM INT HUP)[ $i / $step % 3 ];
-		my $run = run_command($inject, '--signal', $supervisor, $call, $n, $signals{$signal}, $ancla, 'start', $spec, { env => \%traced });
+		my $run = run_command($inject, '--signal', $supervisor, $call, $n, $signals{$signal}, $ancla, 'start', $spec, traced());
 		# 99: it did not come to as many of these calls.
 		$run->{exit} = 0 if ($run->{exit} // -1) == 99;
 		$decided{ is_decided('step', $run, $signal, "SIG$signal at call $call, $n") }++;
