@@ -14,7 +14,7 @@ use Test::More import => [qw(is is_deeply ok)];
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(
-	TRUE FALSE spec linux idle_firmware start_vm starts stop_vm status_of qemu_of run_linux linux_agrees
+	TRUE FALSE spec linux idle_firmware hear start_vm starts stop_vm status_of qemu_of run_linux linux_agrees
 	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
 	wrapper traced wait_all_gone clean eventually is_running
 );
@@ -287,6 +287,18 @@ sub eventually {
 		return $value if $value || time > $deadline;
 		select undef, undef, undef, 0.01;
 	}
+}
+
+# Listens on a guest's console, an open socket, until it has said that; true if it did. It may have said
+# its prompt before anybody listened, so that a silent one is sent a newline each second.
+sub hear {
+	my ($console, $pattern) = @_;
+	my $said = '';
+	local $SIG{PIPE} = 'IGNORE';
+	return eventually(120, sub {
+		if (AnclaTest::wait_readable(1, $console)) { sysread $console, $said, 65536, length $said or die "closed: $said" }
+		else { syswrite $console, "\n" }
+		return $said =~ $pattern });
 }
 
 sub is_running { my ($pid) = @_; return (AnclaTest::peek("/proc/$pid/stat") // ') Z') !~ /.*\) [ZX]/s }
