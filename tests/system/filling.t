@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
+use Cgroups;
 use Test::More;
 
 my $free = hugepages_free();
@@ -13,11 +14,11 @@ my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 my $spec = make_spec(spec('filled', { memory => '256MiB', 'memory-backing' => { prealloc => TRUE } }));
 
 # ancla with something done to each of its madvise calls: of the fill's, one for every 2 MiB.
+sub madvise { my ($inject) = @_; return (qw(strace -f -b execve -qq -o /dev/null -e trace=madvise -e), "inject=madvise:$inject", $ancla) }
 sub with_madvise {
 	my ($inject, @words) = @_;
 	my $options = traced(ref $words[-1] ? %{ pop @words } : ());
-	return spawn_command('strace', '-f', '-b', 'execve', '-qq', '-o', '/dev/null', '-e', 'trace=madvise', '-e', "inject=madvise:$inject",
-		$ancla, @words, $options);
+	return spawn_command(madvise($inject), @words, $options);
 }
 
 # 128 chunks of 60 ms, on a thread for each CPU: on two, some four seconds; longer where QEMU's start is, too.
@@ -64,6 +65,22 @@ subtest 'Ctrl-C' => sub {
 	ended $result, 1, qr/\r {79}\rancla: stopped by SIGINT while (?:its memory was filled|QEMU started)/, 'ends it, and says when';
 	cmp_ok time - $begin, '<', 10 * $more, 'at once';
 	clean 'nothing is left', $free;
+};
+
+# The kernel would not refuse the pages, but kill a process for each.
+subtest 'what the control group may have is taken by another meanwhile' => sub {
+	my $group = own_cgroup('memory') . "/ancla-filling-$$";
+	mkdir $group or return fail "$group: $!";
+	my ($limit, $usage) = cgroup_version('memory') == 1 ? qw(memory.limit_in_bytes memory.usage_in_bytes) : qw(memory.max memory.current);
+	my $large = make_spec(spec('large', { memory => '1GiB', 'memory-backing' => { prealloc => TRUE } }));
+	my $run = spawn_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$\@\"", 'sh', madvise($slow), 'run', $large, traced());
+	if (ok $run->wait_for_output(qr/^ancla: filling memory: \d+ of 1024 MiB/m), 'while memory is filled') {
+		write_cgroup("$group/$limit", cgroup_file("$group/$usage") + (50 << 20));
+		ended $run->wait_exit, 4, qr{^ancla: guest memory: \d+MiB are still to be filled, and the control group may have \d+MiB more: \Q$group/$limit\E is \d+MiB; raise that, or ask for less$}m,
+			'is an error with both numbers';
+	}
+	clean 'nothing is left', $free;
+	ok eventually(30, sub { rmdir $group }), 'nobody is in the group' or diag "$group: $!";
 };
 
 # What the kernel says when a page cannot be had: at the 40th chunk of one of the threads, or before, as
