@@ -1,11 +1,15 @@
 /* How fast guest memory is filled. usage: memory ANCLA [QEMU] [RUNS]
  *
- * a. The fill of 1 GiB of huge pages, against a bare loop over the same kind of file: as many
- *    threads, the same chunks, nothing else.
+ * a. The fill of huge pages, against a bare loop over the same kind of file: as many threads, the
+ *    same chunks, nothing else.
  * b. QEMU's monitor: from exec to the reply to qmp_capabilities while the fill of its memory is
- * under way, against the same QEMU with the same file that nobody fills. c. The whole start by
- * `ancla start`: memory filled by the launcher, against filled by QEMU
- *    ("prealloc": "qemu": prealloc=on with as many prealloc-threads as there are CPUs).
+ *    under way, against the same QEMU with the same file that nobody fills.
+ * c. The whole start by `ancla start`: memory filled by the launcher, against filled by QEMU
+ *    ("prealloc": "qemu"), and against a bare QEMU with prealloc=on, without and with as many
+ *    prealloc-threads as there are CPUs, until its monitor has replied.
+ * d. On a host of several nodes: the fill of two at once, against the slower of them alone. It says
+ *    something where each node has processors of its own. Emulated CPUs share those there are: on a
+ *    host of the rig give each node as many as there are for it, `taskset -c 0,8` with two.
  *
  * All interleaved; ratios of medians. Huge pages of 2 MiB are reserved for it and given back; sizes
  * for which the machine has no memory are said to be left out. Exits with 1 if a requirement is
@@ -35,7 +39,7 @@
 #define LIMIT_MS 60000
 #define HUGE_PAGES "/sys/kernel/mm/hugepages/hugepages-2048kB"
 
-static const double least_fill = 0.95, most_ready = 1.2;
+static const double least_fill = 0.95, most_ready = 1.2, most_both = 1.1;
 
 static const char *ancla, *qemu = "qemu-system-x86_64";
 static int runs = 7;
@@ -143,31 +147,34 @@ static int create(const struct plan_memory *memory)
 	return fd;
 }
 
-static struct fill *start_fill(struct plan *plan, int fd)
+static struct fill *start_fill(struct plan *plan, const int *fds)
 {
 	cleanup_error struct error err = ERROR_INIT;
-	struct fill *fill = fill_start(plan, host, &fd, &err);
+	struct fill *fill = fill_start(plan, host, fds, &err);
 
 	if (!fill)
 		die("%s", err.message);
 	return fill;
 }
 
-static double time_fill(uint64_t size)
+/* One region, or two. */
+static double time_fill(struct plan_memory *memory, size_t count)
 {
-	struct plan_memory memory = memory_of(size);
-	struct plan plan = { .name = "bench", .memory = &memory, .n_memory = 1 };
+	struct plan plan = { .name = "bench", .memory = memory, .n_memory = count };
 	cleanup_error struct error err = ERROR_INIT;
-	int fd = create(&memory);
-	double start = now_ms();
-	struct fill *fill = start_fill(&plan, fd);
+	int fds[2];
 
+	for (size_t i = 0; i < count; i++)
+		fds[i] = create(&memory[i]);
+	double start = now_ms();
+	struct fill *fill = start_fill(&plan, fds);
 	fill_hurry(fill);
 	if (fill_wait(fill, &err) < 0)
 		die("%s", err.message);
 	double time = now_ms() - start;
 	fill_cancel(fill);
-	close(fd);
+	for (size_t i = 0; i < count; i++)
+		close(fds[i]);
 	return time;
 }
 
@@ -214,12 +221,13 @@ static void measure_fill(uint64_t size)
 {
 	cleanup_free double *fills = xcalloc((size_t)runs, sizeof(double));
 	cleanup_free double *loops = xcalloc((size_t)runs, sizeof(double));
+	struct plan_memory memory = memory_of(size);
 	int threads = hwloc_bitmap_weight(host->allowed);
 
 	threads = threads > 16 ? 16 : threads; /* as the fill has for a node */
 	for (int i = -1; i < runs; i++) {
 		int at = i < 0 ? 0 : i;
-		fills[at] = time_fill(size);
+		fills[at] = time_fill(&memory, 1);
 		loops[at] = time_loop(size, threads);
 	}
 	double fill = median(fills), loop = median(loops);
@@ -233,11 +241,11 @@ static void measure_fill(uint64_t size)
 
 /* ---- QEMU's monitor ---- */
 
-static pid_t start_qemu(int monitor, int memory, uint64_t size)
+static pid_t start_qemu(int monitor, int memory, uint64_t size, const char *prealloc)
 {
 	cleanup_free char *object =
-	    xasprintf("memory-backend-file,id=m,size=%lluM,mem-path=/proc/self/fd/%d,share=on",
-	              (unsigned long long)(size / MIB), memory);
+	    xasprintf("memory-backend-file,id=m,size=%lluM,mem-path=/proc/self/fd/%d,share=on%s",
+	              (unsigned long long)(size / MIB), memory, prealloc);
 	cleanup_free char *bytes = xasprintf("%lluM", (unsigned long long)(size / MIB));
 	cleanup_free char *add = xasprintf("socket,id=q,fd=%d", monitor);
 	const char *argv[] = { qemu,       "-S",   "-nodefaults", "-no-user-config",
@@ -256,7 +264,8 @@ static pid_t start_qemu(int monitor, int memory, uint64_t size)
 	_exit(127);
 }
 
-static double time_ready(uint64_t size, bool filled)
+/* `prealloc`: more of the backend's options, each with a comma before it. */
+static double time_ready(uint64_t size, bool filled, const char *prealloc)
 {
 	struct plan_memory memory = memory_of(size);
 	struct plan plan = { .name = "bench", .memory = &memory, .n_memory = 1 };
@@ -266,8 +275,8 @@ static double time_ready(uint64_t size, bool filled)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		die("socketpair: %s", strerror(errno));
 	double start = now_ms();
-	pid_t pid = start_qemu(ends[1], fd, size);
-	struct fill *fill = filled ? start_fill(&plan, fd) : NULL;
+	pid_t pid = start_qemu(ends[1], fd, size, prealloc);
+	struct fill *fill = filled ? start_fill(&plan, &fd) : NULL;
 	close(ends[1]);
 	struct qmp *qmp = qmp_new(ends[0], NULL, NULL);
 	if (qmp_wait_ready(qmp, LIMIT_MS, &error) < 0)
@@ -288,8 +297,8 @@ static void measure_ready(uint64_t size)
 
 	for (int i = -1; i < runs; i++) {
 		int at = i < 0 ? 0 : i;
-		with[at] = time_ready(size, true);
-		without[at] = time_ready(size, false);
+		with[at] = time_ready(size, true, "");
+		without[at] = time_ready(size, false, "");
 	}
 	double a = median(with), b = median(without);
 	printf(
@@ -329,16 +338,76 @@ static void measure_whole(const char *directory, uint64_t size)
 {
 	cleanup_free double *ours = xcalloc((size_t)runs, sizeof(double));
 	cleanup_free double *qemus = xcalloc((size_t)runs, sizeof(double));
+	cleanup_free double *bare = xcalloc((size_t)runs, sizeof(double));
+	cleanup_free double *threaded = xcalloc((size_t)runs, sizeof(double));
+	cleanup_free char *threads =
+	    xasprintf(",prealloc=on,prealloc-threads=%d", hwloc_bitmap_weight(host->allowed));
 
 	for (int i = -1; i < runs; i++) {
 		int at = i < 0 ? 0 : i;
 		ours[at] = time_start(directory, size, "true");
 		qemus[at] = time_start(directory, size, "\"qemu\"");
+		bare[at] = time_ready(size, false, ",prealloc=on");
+		threaded[at] = time_ready(size, false, threads);
 	}
-	double a = median(ours), b = median(qemus);
-	printf("start with %4llu MiB   %8.1f ms, QEMU's prealloc %5.1f ms: %.2f times\n",
-	       (unsigned long long)(size / MIB), a, b, a / b);
+	double us = median(ours), qemu_fills = median(qemus), one = median(bare),
+	       many = median(threaded);
+	printf("start with %4llu MiB   %8.1f ms, QEMU's prealloc %5.1f ms: %.2f times; bare QEMU, "
+	       "prealloc=on %5.1f ms: %.2f, with threads %5.1f ms: %.2f\n",
+	       (unsigned long long)(size / MIB), us, qemu_fills, us / qemu_fills, one, us / one,
+	       many, us / many);
 	fflush(stdout);
+}
+
+/* ---- two nodes at once ---- */
+
+/* Bytes of huge pages free on the node now. */
+static uint64_t free_on(const struct host_node *node)
+{
+	int64_t pages = read_number(
+	    "/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/free_hugepages", node->id);
+
+	return pages > 0 ? (uint64_t)pages * CHUNK : 0;
+}
+
+static void measure_nodes(uint64_t size)
+{
+	struct plan_memory memory[2];
+	size_t count = 0;
+
+	for (size_t i = 0; i < host->n_nodes && count < 2; i++) {
+		const struct host_node *node = &host->nodes[i];
+		if (free_on(node) < size || !hwloc_bitmap_intersects(node->cpus, host->allowed))
+			continue;
+		memory[count] = memory_of(size);
+		memory[count].guest_node = (int)count;
+		memory[count].policy = MEM_POLICY_STRICT;
+		memory[count].has_cpus = true;
+		memory[count].host_nodes = hwloc_bitmap_alloc();
+		hwloc_bitmap_only(memory[count++].host_nodes, node->id);
+	}
+	if (count < 2) {
+		printf("two nodes at once: left out, no two have CPUs and %llu MiB of huge pages\n",
+		       (unsigned long long)(size / MIB));
+	} else {
+		cleanup_free double *first = xcalloc((size_t)runs, sizeof(double));
+		cleanup_free double *second = xcalloc((size_t)runs, sizeof(double));
+		cleanup_free double *both = xcalloc((size_t)runs, sizeof(double));
+		for (int i = -1; i < runs; i++) {
+			int at = i < 0 ? 0 : i;
+			first[at] = time_fill(&memory[0], 1);
+			second[at] = time_fill(&memory[1], 1);
+			both[at] = time_fill(memory, 2);
+		}
+		double a = median(first), b = median(second), two = median(both);
+		double ratio = two / (a > b ? a : b);
+		printf("two nodes, %4llu MiB each %5.1f ms, alone %5.1f and %5.1f ms: %.2f times "
+		       "the slower (limit %.2f)  %s\n",
+		       (unsigned long long)(size / MIB), two, a, b, ratio, most_both,
+		       judge(ratio <= most_both));
+	}
+	for (size_t i = 0; i < count; i++)
+		hwloc_bitmap_free(memory[i].host_nodes);
 }
 
 int main(int argc, char **argv)
@@ -371,6 +440,7 @@ int main(int argc, char **argv)
 		measure_ready(sizes[i] * MIB);
 		measure_whole(directory, sizes[i] * MIB);
 	}
+	measure_nodes(256 * MIB);
 	cleanup_free char *remove = xasprintf("rm -rf '%s'", directory);
 	if (system(remove) != 0)
 		fprintf(stderr, "bench: cannot remove %s\n", directory);
