@@ -18,7 +18,7 @@
 #include "util.h"
 #include "waits.h"
 
-/* So often a VM's directory is emptied that others still write to. */
+/* So often a VM's directory is emptied that others still write to, and made that others remove. */
 #define REMOVE_ROUNDS 3
 
 static char *runtime_path(struct error *err)
@@ -453,40 +453,32 @@ static int refuse_existing(const struct ledger *ledger, const char *name, struct
 	                 name, name);
 }
 
-/* A VM of that name that is just ending removes its directory without asking: without its lock,
- * which goes last, that is empty, and may be gone by now. */
-static int make_directory(const struct ledger *ledger, const char *name)
-{
-	if (mkdirat(ledger->dirfd, name, 0700) == 0)
-		return 0;
-	if (errno != EEXIST)
-		return -1;
-	if (unlinkat(ledger->dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT) {
-		errno = EEXIST;
-		return -1;
-	}
-	return mkdirat(ledger->dirfd, name, 0700);
-}
-
-/* 0, or -1 and errno; what is made so far is in `vm`. */
+/* 0, or -1 and errno; what is made so far is in `vm`. A VM of that name that is just ending removes
+ * its directory without asking, by name, once: without its lock, which goes last, that is empty,
+ * and so is the new one, which may be the one that goes, until it has a lock. */
 static int make_vm(const struct ledger *ledger, const char *name, struct vm_dir *vm)
 {
-	if (make_directory(ledger, name) < 0 || open_vm(ledger, name, vm) < 0)
-		return -1;
-	vm->lock = openat(vm->dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	return vm->lock < 0 ? -1 : flock(vm->lock, LOCK_EX | LOCK_NB);
+	for (int tries = 0; tries < REMOVE_ROUNDS; tries++) {
+		unlinkat(ledger->dirfd, name, AT_REMOVEDIR);
+		if (mkdirat(ledger->dirfd, name, 0700) < 0)
+			return -1;
+		if (open_vm(ledger, name, vm) == 0)
+			vm->lock =
+			    openat(vm->dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (vm->lock >= 0)
+			return flock(vm->lock, LOCK_EX | LOCK_NB);
+		if (errno != ENOENT)
+			return -1;
+		vm_dir_close(vm);
+	}
+	errno = ENOENT;
+	return -1;
 }
 
 int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
 {
 	if (make_vm(ledger, name, vm) == 0)
 		return 0;
-	/* The directory that an ending VM removed last was the new one, as long as it was empty. */
-	if (errno == ENOENT) {
-		vm_dir_close(vm);
-		if (make_vm(ledger, name, vm) == 0)
-			return 0;
-	}
 	if (vm->dirfd < 0 && errno == EEXIST)
 		return refuse_existing(ledger, name, err);
 	error_set(err, EXIT_FAILED, "cannot make %s/%s and lock it: %s", ledger->path, name,
