@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/memfd.h>
-#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,20 +178,11 @@ static void add_lock(struct grants *grants)
 	                   "of a unit)"));
 }
 
-static long bind_to_node(void *map, size_t bytes, unsigned node)
-{
-	unsigned long mask[1024 / (8 * sizeof(unsigned long))] = { 0 };
-
-	if (node >= 1024)
-		return 0;
-	mask[node / (8 * sizeof(*mask))] = 1UL << node % (8 * sizeof(*mask));
-	return syscall(SYS_mbind, map, bytes, MPOL_BIND, mask, 1025UL, MPOL_MF_STRICT);
-}
-
 /* Takes one page on the node and gives it back. errno; 0: had. */
 static int try_page(uint64_t size, unsigned node)
 {
-	int shift = __builtin_ctzll(size), error = 0;
+	int shift = __builtin_ctzll(size), error;
+	cleanup_bitmap hwloc_bitmap_t nodes = xbitmap();
 	cleanup_close int fd =
 	    (int)syscall(SYS_memfd_create, "ancla-grant",
 	                 MFD_CLOEXEC | MFD_HUGETLB | (unsigned)shift << MFD_HUGE_SHIFT);
@@ -202,7 +192,9 @@ static int try_page(uint64_t size, unsigned node)
 	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return errno;
-	if (bind_to_node(map, size, node) < 0 || madvise(map, size, MADV_POPULATE_WRITE) < 0)
+	hwloc_bitmap_set(nodes, node);
+	error = memory_policy_of_range(map, size, MEM_POLICY_STRICT, nodes);
+	if (!error && madvise(map, size, MADV_POPULATE_WRITE) < 0)
 		error = errno;
 	munmap(map, size);
 	return error;
@@ -265,10 +257,12 @@ static void *policy_thread(void *data)
 		return NULL;
 	}
 	void *map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (map == MAP_FAILED || bind_to_node(map, page, try->host->nodes[first].id) < 0)
+	if (map == MAP_FAILED) {
 		try->error = errno;
-	if (map != MAP_FAILED)
-		munmap(map, page);
+		return NULL;
+	}
+	try->error = memory_policy_of_range(map, page, MEM_POLICY_STRICT, node);
+	munmap(map, page);
 	return NULL;
 }
 

@@ -144,21 +144,26 @@ int memory_policy_of_thread(enum mem_policy policy, hwloc_const_bitmap_t nodes, 
 	return policy_error("thread", nodes, errno, err);
 }
 
+int memory_policy_of_range(char *address, uint64_t length, enum mem_policy policy,
+                           hwloc_const_bitmap_t nodes)
+{
+	struct node_mask mask;
+
+	if (!node_mask(nodes, &mask))
+		return EINVAL;
+	if (bind_range(address, length, policy_mode(policy, nodes), &mask) == 0)
+		return 0;
+	return policy_not_needed(errno, nodes) ? 0 : errno;
+}
+
 int memory_bind(char *address, const struct plan_memory *memory, struct error *err)
 {
 	hwloc_const_bitmap_t nodes = memory->host_nodes;
-	struct node_mask mask;
-	int reason = EINVAL;
 
 	if (!has_nodes(nodes) || memory->policy == MEM_POLICY_RESTRICTIVE)
 		return 0;
-	if (node_mask(nodes, &mask)) {
-		int mode = policy_mode(memory->policy, nodes);
-		if (bind_range(address, memory->size, mode, &mask) == 0)
-			return 0;
-		reason = errno;
-	}
-	if (policy_not_needed(reason, nodes))
+	int reason = memory_policy_of_range(address, memory->size, memory->policy, nodes);
+	if (!reason)
 		return 0;
 	cleanup_free char *where = memory_where(memory);
 	return policy_error(where, nodes, reason, err);

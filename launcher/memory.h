@@ -136,4 +136,10 @@ bool memory_policy_matches(const struct plan_memory *memory, const char *shown);
  * so that it can be called between fork and exec. */
 int memory_policy_of_thread(enum mem_policy policy, hwloc_const_bitmap_t nodes, struct error *err);
 
+/* mbind(2) on a mapping of our own that nobody has touched; the nodes are not empty. 0 or the
+ * errno.
+ */
+int memory_policy_of_range(char *address, uint64_t length, enum mem_policy policy,
+                           hwloc_const_bitmap_t nodes);
+
 #endif
