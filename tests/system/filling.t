@@ -21,10 +21,13 @@ sub with_madvise {
 	return spawn_command(madvise($inject), @words, $options);
 }
 
-# 128 chunks of 60 ms, on a thread for each CPU: on two, some four seconds; longer where QEMU's start is, too.
+# It has 128 chunks, and a thread for each CPU of the node, of which 16 at most. The delay that makes the whole
+# of it take so many seconds; longer where QEMU's start is, too.
 my $more = $ENV{ANCLA_TEST_SLOW} || 1;
-my $slow = 'delay_enter=' . 60_000 * $more;
 my $workers = () = glob '/sys/devices/system/cpu/cpu[0-9]*';
+$workers = 16 if $workers > 16;
+sub lasting { my ($seconds) = @_; return sprintf 'delay_enter=%d', $seconds * $more * 1e6 * $workers / 128 }
+my $slow = lasting(4);
 
 subtest 'in a log, a line a second' => sub {
 	my $run = with_madvise($slow, 'run', $spec);
@@ -56,8 +59,8 @@ subtest 'when quiet, nothing' => sub {
 };
 
 subtest 'Ctrl-C' => sub {
-	# To its end it would take half a minute, on two CPUs.
-	my $run = with_madvise('delay_enter=' . 500_000 * $more, 'run', $spec, { pty => 1 });
+	# To its end it would take long.
+	my $run = with_madvise(lasting(24), 'run', $spec, { pty => 1 });
 	ok $run->wait_for_output(qr/filling memory \[#/), 'while the bar is there' or return;
 	my $begin = time;
 	$run->send("\003");
@@ -85,7 +88,7 @@ subtest 'what the control group may have is taken by another meanwhile' => sub {
 
 # What the kernel says when a page cannot be had: at the 40th chunk of one of the threads, or before, as
 # each may have no more than its share of them.
-my $chunk = $workers < 4 ? 40 : int(127 / ($workers < 16 ? $workers : 16));
+my $chunk = $workers < 4 ? 40 : int(127 / $workers);
 for (
 	[ EHWPOISON => qr/guest memory on host node 0: a page of 4KiB is broken \(memory error of the hardware, see dmesg\) after \d+ of 65536/ ],
 	[ EFAULT => qr/guest memory on host node 0: 65536 pages of 4KiB needed, \d+ had \(Bad address\), free: \d+MiB on node 0/ ],
