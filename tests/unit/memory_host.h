@@ -26,7 +26,8 @@
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
 #define HUGE_SIZE (2 * MIB)
-#define HUGE_PAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+#define HUGE_POOL "/sys/kernel/mm/hugepages/hugepages-2048kB"
+#define HUGE_PAGES HUGE_POOL "/nr_hugepages"
 
 static inline hwloc_bitmap_t set_of(const char *list)
 {
@@ -91,6 +92,12 @@ static inline void write_huge_pages(int64_t count)
 	write_number(HUGE_PAGES, count);
 }
 
+/* Those that can be written there: surplus ones, which it counts, too, go with their user. */
+static inline int64_t lasting_huge_pages(void)
+{
+	return read_number(HUGE_PAGES) - read_number(HUGE_POOL "/surplus_hugepages");
+}
+
 static inline int give_huge_pages_back(void **state)
 {
 	struct borrowed *borrowed = *state;
@@ -98,7 +105,7 @@ static inline int give_huge_pages_back(void **state)
 	if (!borrowed)
 		return 0;
 	if (borrowed->pages)
-		write_huge_pages(read_number(HUGE_PAGES) - borrowed->pages);
+		write_huge_pages(lasting_huge_pages() - borrowed->pages);
 	close(borrowed->lock);
 	free(borrowed);
 	*state = NULL;
@@ -117,9 +124,9 @@ static inline int borrow_huge_pages(void **state)
 		print_message("# cannot lock /tmp/ancla-hugepages.lock\n");
 		return -1;
 	}
-	before = read_number(HUGE_PAGES);
+	before = lasting_huge_pages();
 	write_huge_pages(before + 8);
-	borrowed->pages = read_number(HUGE_PAGES) - before;
+	borrowed->pages = lasting_huge_pages() - before;
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 #include "reserve.h"
 
 #define NODE_PAGES "/sys/devices/system/node/node0/hugepages/hugepages-2048kB"
+#define OVERCOMMIT HUGE_POOL "/nr_overcommit_hugepages"
 
 /* A VM's directory, and node 0 as the kernel has it. */
 struct setting {
@@ -17,7 +18,15 @@ struct setting {
 	struct plan plan;
 	char path[64];
 	int64_t before;
+	int fd; /* of the guest's memory, while it is used */
+	char *address;
 };
+
+/* What a test that fails leaves to its teardown: VMs that may owe pages, by the last one, and
+ * nr_overcommit_hugepages as it was (-1: not changed). */
+static struct setting *begun[2];
+static size_t n_begun;
+static int64_t overcommit_before = -1;
 
 static int64_t reserved_pages(void)
 {
@@ -31,9 +40,11 @@ static void begin(struct setting *setting, uint64_t missing)
 	cleanup_error struct error err = ERROR_INIT;
 
 	memset(setting, 0, sizeof(*setting));
+	assert_in_range(n_begun, 0, ARRAY_SIZE(begun) - 1);
+	setting->vm = (struct vm_dir)VM_DIR_INIT;
 	strcpy(setting->path, "/tmp/ancla-test-reserve-XXXXXX");
 	assert_non_null(mkdtemp(setting->path));
-	setting->vm = (struct vm_dir)VM_DIR_INIT;
+	begun[n_begun++] = setting;
 	setting->vm.path = xstrdup(setting->path);
 	setting->vm.name = xstrdup(strrchr(setting->path, '/') + 1);
 	setting->vm.dirfd = open(setting->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -55,12 +66,61 @@ static void finish(struct setting *setting)
 {
 	assert_false(reserve_is_owed(&setting->vm));
 	assert_int_equal(reserved_pages(), setting->before);
+	assert_ptr_equal(begun[--n_begun], setting);
 	hwloc_bitmap_free(setting->memory.host_nodes);
 	claims_free(setting->claims);
 	host_free(setting->host);
 	vm_dir_remove(&setting->vm);
 	assert_int_equal(access(setting->path, F_OK), -1);
 	vm_dir_close(&setting->vm);
+}
+
+static void use_memory(struct setting *setting)
+{
+	uint64_t size = setting->memory.size;
+
+	setting->fd = create(&setting->memory);
+	setting->address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, setting->fd, 0);
+	assert_ptr_not_equal(setting->address, MAP_FAILED);
+	assert_int_equal(madvise(setting->address, size, MADV_POPULATE_WRITE), 0);
+}
+
+static void let_go(struct setting *setting)
+{
+	if (!setting->address)
+		return;
+	munmap(setting->address, setting->memory.size);
+	close(setting->fd);
+	setting->address = NULL;
+}
+
+static void allow_surplus(int64_t pages)
+{
+	overcommit_before = read_number(OVERCOMMIT);
+	write_number(OVERCOMMIT, pages);
+}
+
+static void forbid_surplus(void)
+{
+	if (overcommit_before >= 0)
+		write_number(OVERCOMMIT, overcommit_before);
+	overcommit_before = -1;
+}
+
+/* All as it was, whatever came of the test. */
+static int undo(void **state)
+{
+	cleanup_error struct error ignored = ERROR_INIT;
+
+	while (n_begun) {
+		struct setting *setting = begun[--n_begun];
+		let_go(setting);
+		reserve_give_back(&setting->vm, &ignored);
+		vm_dir_remove(&setting->vm);
+		vm_dir_close(&setting->vm);
+	}
+	forbid_surplus();
+	return give_huge_pages_back(state);
 }
 
 static void grow(struct setting *setting)
@@ -91,7 +151,7 @@ static void journal(struct setting *setting, int owed, int64_t from, int change)
 
 static void what_is_missing_is_added_and_given_back(void **state)
 {
-	struct setting setting;
+	static struct setting setting;
 
 	REQUIRE_HUGE_PAGES(state);
 	begin(&setting, 5);
@@ -109,7 +169,7 @@ static void what_is_missing_is_added_and_given_back(void **state)
 
 static void what_is_there_is_enough_and_what_others_were_promised_is_not(void **state)
 {
-	struct setting setting;
+	static struct setting setting;
 
 	REQUIRE_HUGE_PAGES(state);
 	begin(&setting, 0);
@@ -130,20 +190,16 @@ static void what_is_there_is_enough_and_what_others_were_promised_is_not(void **
 
 static void pages_in_use_go_when_they_are_let_go(void **state)
 {
-	struct setting setting;
+	static struct setting setting;
 
 	REQUIRE_HUGE_PAGES(state);
 	begin(&setting, 2);
 	grow(&setting);
-	int fd = create(&setting.memory);
-	char *address = mmap(NULL, setting.memory.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(address, MAP_FAILED);
-	assert_int_equal(madvise(address, setting.memory.size, MADV_POPULATE_WRITE), 0);
+	use_memory(&setting);
 	give_back(&setting);
 	assert_int_equal(reserved_pages(), setting.before);
 	assert_int_equal(read_number(NODE_PAGES "/nr_hugepages"), setting.before + 2);
-	munmap(address, setting.memory.size);
-	close(fd);
+	let_go(&setting);
 	assert_int_equal(read_number(NODE_PAGES "/nr_hugepages"), setting.before);
 	finish(&setting);
 }
@@ -151,39 +207,31 @@ static void pages_in_use_go_when_they_are_let_go(void **state)
 /* Surplus pages are in use, and would go with their user: they are no gain. */
 static void surplus_pages_are_not_taken_for_free_ones(void **state)
 {
-	static const char overcommit[] =
-	    "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages";
-	struct setting setting;
-	int64_t limit = read_number("%s", overcommit);
+	static struct setting setting, other;
 
 	REQUIRE_HUGE_PAGES(state);
 	int64_t used = read_number(NODE_PAGES "/surplus_hugepages");
-	write_number(overcommit, used + 3);
+	allow_surplus(used + 3);
 	begin(&setting, 3);
-	int fd = create(&setting.memory);
-	char *address = mmap(NULL, setting.memory.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(address, MAP_FAILED);
-	assert_int_equal(madvise(address, setting.memory.size, MADV_POPULATE_WRITE), 0);
+	use_memory(&setting);
 	assert_int_equal(read_number(NODE_PAGES "/surplus_hugepages"), used + 3);
 	assert_int_equal(read_number(NODE_PAGES "/free_hugepages"), 0);
 
-	struct setting other;
 	begin(&other, 2);
 	grow(&other);
 	assert_int_equal(read_number(NODE_PAGES "/free_hugepages"), 2);
 	give_back(&other);
 	assert_int_equal(read_number(NODE_PAGES "/surplus_hugepages"), used + 3);
 	finish(&other);
-	munmap(address, setting.memory.size);
-	close(fd);
-	write_number(overcommit, limit);
+	let_go(&setting);
+	forbid_surplus();
 	finish(&setting);
 }
 
 /* Every state that the journal can be found in. */
 static void a_crash_on_the_way_costs_no_page(void **state)
 {
-	struct setting setting;
+	static struct setting setting;
 
 	REQUIRE_HUGE_PAGES(state);
 	begin(&setting, 0);
@@ -215,16 +263,16 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_missing_is_added_and_given_back,
-		                                borrow_huge_pages, give_huge_pages_back),
+		                                borrow_huge_pages, undo),
 		cmocka_unit_test_setup_teardown(
 		    what_is_there_is_enough_and_what_others_were_promised_is_not, borrow_huge_pages,
-		    give_huge_pages_back),
+		    undo),
 		cmocka_unit_test_setup_teardown(pages_in_use_go_when_they_are_let_go,
-		                                borrow_huge_pages, give_huge_pages_back),
+		                                borrow_huge_pages, undo),
 		cmocka_unit_test_setup_teardown(surplus_pages_are_not_taken_for_free_ones,
-		                                borrow_huge_pages, give_huge_pages_back),
+		                                borrow_huge_pages, undo),
 		cmocka_unit_test_setup_teardown(a_crash_on_the_way_costs_no_page, borrow_huge_pages,
-		                                give_huge_pages_back),
+		                                undo),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
