@@ -225,7 +225,9 @@ sub wait_readable {
 	return IO::Select->new(@handles)->can_read($seconds > 0 ? $seconds : 0);
 }
 
-my %of_the_kernel; # threads of its own, once seen: hundreds, on a host of many CPUs
+# Threads of the kernel's own, once seen: hundreds, on a host of many CPUs. By process id: the number of its
+# inode in /proc, which the next process of that id has not.
+my %of_the_kernel;
 
 # Processes that this test is answerable for: started, or holding a file, in its directory.
 # Returns strings: "123 qemu-system-x86_64 -name ...".
@@ -233,9 +235,11 @@ sub our_processes {
 	my @found;
 	my $kthreadd = (peek('/proc/2/comm') // '') eq "kthreadd\n";
 	for my $pid (process_ids()) {
-		next if $pid == $$ || $of_the_kernel{$pid};
+		next if $pid == $$;
+		my $inode = (stat "/proc/$pid")[1] // next;
+		next if ($of_the_kernel{$pid} // 0) == $inode;
 		my ($parent) = parent_and_flags($pid) or next;
-		next if $kthreadd && $parent == 2 && ($of_the_kernel{$pid} = 1);
+		next if $kthreadd && $parent == 2 && ($of_the_kernel{$pid} = $inode);
 		my $command = peek("/proc/$pid/cmdline") // next;
 		my $known = $command . (peek("/proc/$pid/environ") // '')
 			. join ' ', map { readlink($_) // '' } glob "/proc/$pid/fd/*";
