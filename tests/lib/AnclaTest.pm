@@ -318,20 +318,34 @@ sub set_hugepages {
 # A signal ends a test as any other end does: through END.
 $SIG{$_} = sub { exit 1 } for qw(HUP INT PIPE TERM);
 
+# First what we started ourselves, then what that started. Twice none means none: a process that is just
+# starting a program cannot be recognised.
+sub end_processes {
+	kill KILL => keys %running;
+	waitpid $_, 0 for keys %running;
+	%running = ();
+	for (my ($none, $tries) = (0, 0); $none < 2 && $tries < 20; $none++, $tries++) {
+		my @pids = map { /^(\d+)/ } our_processes() or next;
+		$none = -1;
+		kill KILL => @pids;
+		wait_gone($_) for @pids;
+	}
+	return;
+}
+
+# Those that were reserved for a VM that is dead: any command gives them back.
+sub give_owed_pages_back {
+	my @owed = glob runtime_dir() . '/*/reserved.json' or return;
+	my $list = run_ancla('list', { env => { ANCLA_RUNTIME_DIR => runtime_dir() }, timeout => 30 });
+	warn "huge pages stay reserved: $list->{err}@owed\n" if grep { -e } @owed;
+	return;
+}
+
 END {
 	if ($$ == $owner) {
 		local $?;
-		# First what we started ourselves, then what that started. Twice none means none: a process
-		# that is just starting a program cannot be recognised.
-		kill KILL => keys %running;
-		waitpid $_, 0 for keys %running;
-		%running = ();
-		for (my ($none, $tries) = (0, 0); $none < 2 && $tries < 20; $none++, $tries++) {
-			my @pids = map { /^(\d+)/ } our_processes() or next;
-			$none = -1;
-			kill KILL => @pids;
-			wait_gone($_) for @pids;
-		}
+		# Each for itself: that one fails does not keep the others from it.
+		eval { $_->(); 1 } or warn $@ for \&end_processes, \&give_owed_pages_back;
 		set_hugepages($_, $hugepages_before{$_}) for keys %hugepages_before;
 		undef $tmp;
 	}

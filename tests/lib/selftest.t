@@ -123,6 +123,18 @@ subtest 'huge pages come and go' => sub {
 	is hugepages_total(), $before, 'they are given back';
 };
 
+subtest 'huge pages that a dead VM owes are given back' => sub {
+	my $before = hugepages_total(0);
+	plan skip_all => 'no privilege to reserve huge pages' unless -w AnclaTest::hugepages_file('nr_hugepages', 0);
+	my $code = 'use AnclaTest; my ($dead, $before) = (runtime_dir() . "/dead", hugepages_total(0)); mkdir $_, 0700 for runtime_dir(), $dead;'
+		. 'AnclaTest::set_hugepages(AnclaTest::hugepages_file("nr_hugepages", 0), $before + 3); print my $owed = hugepages_total(0) - $before;'
+		. 'open my $lock, ">", "$dead/lock"; open my $file, ">", "$dead/reserved.json";'
+		. 'print $file qq([{"node": 0, "page-size": 2097152, "owed": $owed, "from": 0, "change": 0}]); close $file; die "on the way\n"';
+	my $result = run_command($^X, "-I$FindBin::Bin", '-e', $code);
+	like "$result->{out} $result->{err}", qr/^[123] on the way\n\z/, 'they are there when the test dies';
+	is hugepages_total(0), $before, 'and no longer';
+};
+
 # Its main thread has ended, and it has no command line any more: what it holds goes with the last thread.
 subtest 'a process is there until its last thread is gone' => sub {
 	my $code = 'use threads; $| = 1; threads->create(sub { select undef, undef, undef, 0.3; open my $file, ">", shift; }, shift)->detach;'
