@@ -69,7 +69,8 @@ struct residency {
 	size_t n_nodes;
 	uint64_t resident;  /* pages in all, of page_size bytes */
 	uint64_t page_size; /* bytes, as the kernel reports it for the mapping */
-	uint64_t thp; /* bytes of them in transparent huge pages, where these were asked for */
+	uint64_t thp;    /* bytes of them in transparent huge pages, where these were asked for */
+	uint64_t broken; /* pages that the file holds besides, lost to a memory error */
 };
 
 /* What residency_of_file() would say of every region that the fill has filled, but without mapping

@@ -147,8 +147,26 @@ struct view {
 	uint64_t offset, length;
 	char *address;
 	uint64_t mapped; /* pages that the file holds there */
+	uint64_t broken; /* pages that it holds, and nobody can read: so far */
 	int holes;       /* userfaultfd, -1 where it is not needed */
 };
+
+/* Maps pages that the file holds; those that are broken are found by halves. 0 or an errno. */
+static int map_pages(struct view *view, char *address, uint64_t length)
+{
+	int reason = memory_advise(address, length, MADV_POPULATE_READ);
+	uint64_t pages = length / view->page_size, half = pages / 2 * view->page_size;
+
+	if (reason == EHWPOISON && pages > 1) {
+		reason = map_pages(view, address, half);
+		return reason ? reason : map_pages(view, address + half, length - half);
+	}
+	if (reason == EHWPOISON)
+		view->broken += pages;
+	else if (!reason)
+		view->mapped += pages;
+	return reason == EHWPOISON ? 0 : reason;
+}
 
 /* Maps the data extents of a shmem file; 0 or an errno. */
 static int map_extents(struct view *view)
@@ -166,11 +184,10 @@ static int map_extents(struct view *view)
 		if (hole < 0)
 			return errno;
 		uint64_t length = ((uint64_t)hole < end ? (uint64_t)hole : end) - (uint64_t)data;
-		int reason = memory_advise(view->address + ((uint64_t)data - view->offset), length,
-		                           MADV_POPULATE_READ);
+		int reason =
+		    map_pages(view, view->address + ((uint64_t)data - view->offset), length);
 		if (reason)
 			return reason;
-		view->mapped += length / view->page_size;
 		data += (off_t)length;
 	}
 }
@@ -188,20 +205,11 @@ static int map_present(struct view *view)
 	if (ioctl(view->holes, UFFDIO_REGISTER, &range) < 0)
 		return errno;
 	for (uint64_t at = 0; at < view->length; at += view->page_size) {
-		int reason = memory_advise(view->address + at, view->page_size, MADV_POPULATE_READ);
+		int reason = map_pages(view, view->address + at, view->page_size);
 		if (reason && reason != EFAULT)
 			return reason;
-		view->mapped += reason == 0;
 	}
 	return 0;
-}
-
-static int map_all(struct view *view)
-{
-	int reason = memory_advise(view->address, view->length, MADV_POPULATE_READ);
-
-	view->mapped = reason ? 0 : view->length / view->page_size;
-	return reason;
 }
 
 /* One part of the file: mapped, counted, unmapped. */
@@ -215,7 +223,7 @@ static int read_part(struct view *view, struct residency *result, struct error *
 		                 "cannot map guest memory to read where it is: %s",
 		                 strerror(errno));
 	int reason = !view->hugetlb ? map_extents(view)
-	             : view->full   ? map_all(view)
+	             : view->full   ? map_pages(view, view->address, view->length)
 	                            : map_present(view);
 	int status = 0;
 	if (reason)
@@ -276,6 +284,7 @@ int residency_of_file(int fd, uint64_t size, bool thp, struct residency *result,
 			return -1;
 		}
 	}
+	read.broken = view.broken;
 	*result = read;
 	return 0;
 }

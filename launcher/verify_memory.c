@@ -29,7 +29,7 @@ static bool promises_something(const struct plan *plan, const struct plan_memory
 	       plan->locked || plan->nosharepages;
 }
 
-/* "256 pages of 2MiB: node 0 256"; for people and for comparing. */
+/* "256 pages of 2MiB, node 0: 256"; for people and for comparing. */
 static char *residency_text(const struct residency *pages)
 {
 	cleanup_free char *size = format_size(pages->page_size);
@@ -42,7 +42,11 @@ static char *residency_text(const struct residency *pages)
 		free(text);
 		text = longer;
 	}
-	return text;
+	if (!pages->broken)
+		return text;
+	cleanup_free char *rest = text;
+	return xasprintf("%s; %" PRIu64 " broken (memory error of the hardware, see dmesg)", rest,
+	                 pages->broken);
 }
 
 static char *expected_text(const struct region *r)
@@ -102,8 +106,9 @@ static bool pages_are_placed(const struct plan_memory *memory, const struct resi
 static void check_residency(const struct region *r, const struct residency *pages)
 {
 	const struct plan_memory *memory = r->memory;
-	bool complete =
-	    memory->fill == FILL_NONE || pages->resident * pages->page_size == memory->size;
+	bool complete = memory->fill == FILL_NONE
+	                    ? pages->broken == 0
+	                    : pages->resident * pages->page_size == memory->size;
 	/* Of an empty mapping the kernel does not say the page size. */
 	bool size = pages->resident == 0 || pages->page_size == memory->page_size;
 

@@ -152,6 +152,36 @@ subtest 'guest nodes, each with its own pages' => sub {
 	stop_vm('nodes');
 };
 
+# Takes a page, at 24 MiB, of the guest node's memory from behind QEMU's back: fallocate(2), with
+# FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE.
+sub take_page {
+	my ($pid, $node, $size) = @_;
+	open my $file, '+<', sprintf '/proc/%d/fd/%d', $pid, 10 + $node or die "guest node $node: $!";
+	return syscall(285, fileno $file, 3, 24 * MIB, $size) == 0;
+}
+
+subtest 'pages that are lost while it runs' => sub {
+	start_vm(spec('lost', {
+		memory => '96MiB', 'memory-backing' => { prealloc => TRUE },
+		numa => { nodes => [
+			{ vcpus => '0', memory => '32MiB', 'host-nodes' => '0' },
+			{ memory => '32MiB', 'host-nodes' => '0' },
+			{ memory => '32MiB', hugepages => '2MiB', 'host-nodes' => '0' },
+		] },
+	})) or return;
+	my $pid = qemu_of('lost');
+	ok exists qmp(runtime_dir() . '/lost/qmp.sock', 'stop')->{return}, 'its guest touches none';
+	ended run_ancla('verify', 'lost'), 0, qr/./, 'all is well';
+	ok take_page($pid, 1, 4096) && take_page($pid, 2, 2 * MIB), 'a page of each kind is gone' or diag $!;
+	for ('is told', 'and not made by asking') {
+		my $result = run_ancla('verify', '--json', 'lost');
+		is $result->{exit}, 5, $_ or diag $result->{err};
+		is_deeply [ map { "$_->{what}: $_->{actual}" } grep { !$_->{ok} } @{ json($result)->{checks} } ],
+			[ 'guest node 1: pages: 8191 pages of 4KiB, node 0: 8191', 'guest node 2: pages: 15 pages of 2MiB, node 0: 15' ], 'by count';
+	}
+	stop_vm('lost');
+};
+
 subtest 'huge pages that are preferred, and not there' => sub {
 	my $pages = hugepages_free() + 8;
 	my $result = run_ancla('start', make_spec(spec('prefer', {
