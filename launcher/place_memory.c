@@ -338,6 +338,35 @@ static bool has_cpus(const struct placing *p, const struct plan_memory *region)
 	return false;
 }
 
+/* Nothing but the node of the thread that touches a page says which of the process's nodes it comes
+ * from, and QEMU fills little memory, or that of a guest of one vCPU, from its main thread. */
+static int check_restrictive(const struct plan *plan, struct error *err)
+{
+	cleanup_bitmap hwloc_bitmap_t confined = xbitmap();
+
+	for (size_t i = 0; i < plan->n_memory; i++)
+		if (plan->memory[i].policy == MEM_POLICY_RESTRICTIVE && plan->memory[i].host_nodes)
+			hwloc_bitmap_or(confined, confined, plan->memory[i].host_nodes);
+	for (size_t i = 0; i < plan->n_memory; i++) {
+		const struct plan_memory *memory = &plan->memory[i];
+		if (memory->policy != MEM_POLICY_RESTRICTIVE || !memory->host_nodes ||
+		    memory->fill != FILL_QEMU || hwloc_bitmap_isequal(memory->host_nodes, confined))
+			continue;
+		cleanup_free char *own = cpulist_format(memory->host_nodes);
+		cleanup_free char *all = cpulist_format(confined);
+		return error_set(err, EXIT_GRANT,
+		                 "guest node %d is restricted to host node %s, but QEMU fills it "
+		                 "(%s), and with its other guest nodes may take pages of host "
+		                 "nodes %s; use policy strict, or pages that ancla fills "
+		                 "(hugepages 2MiB, 1GiB or none, prealloc true)",
+		                 memory->guest_node, own,
+		                 memory->pages == PAGES_THP ? "transparent huge pages"
+		                                            : "prealloc is qemu",
+		                 all);
+	}
+	return 0;
+}
+
 int place_memory(struct placing *p, struct error *err)
 {
 	for (size_t i = 0; i < p->plan->n_memory; i++) {
@@ -352,6 +381,8 @@ int place_memory(struct placing *p, struct error *err)
 			return -1;
 		p->plan->memory[i].has_cpus = has_cpus(p, &p->plan->memory[i]);
 	}
+	if (check_restrictive(p->plan, err) < 0)
+		return -1;
 	return check_total(p, err);
 }
 
