@@ -162,4 +162,16 @@ subtest 'everything is killed' => sub {
 	clean 'nothing is left', $free;
 };
 
+subtest 'the supervisor of `ancla start`, before it has told anything' => sub {
+	my $start = spawn_ancla('start', make_spec(spec('untold', { qemu => { binary => wrapper('mute', 'exec sleep 1000') } })));
+	my $supervisor = eventually(20, sub { json(AnclaTest::peek(runtime_dir() . '/untold/state.json') // '{}')->{launcher} });
+	ok $supervisor, 'it has a VM in hand' or return;
+	kill KILL => $supervisor;
+	ended $start->wait_exit, 1, qr/^ancla: the supervisor was killed by SIGKILL \(Killed\) before it said that the VM runs; /m,
+		'its command says so';
+	wait_all_gone();
+	run_ancla('list');
+	clean 'nothing is left', $free;
+};
+
 done_testing;

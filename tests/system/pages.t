@@ -48,6 +48,10 @@ subtest 'pages of a VM that is only being started' => sub {
 	ended run_ancla('plan', make_spec(huge('second', 5))), 4,
 		qr/needs 5 huge pages of 2MiB on host node 0, which has 4 free, not counting @{[$free - 4]} promised to VMs that are being started/, '`plan` counts them';
 	my $second = spawn_ancla('start', make_spec(huge('second', 5)));
+	my $stopped = spawn_ancla('start', make_spec(huge('stopped', 5)));
+	eventually(20, sub { -d runtime_dir() . '/stopped' });
+	$stopped->signal('TERM');
+	ended $stopped->wait_exit, 1, qr/^ancla: stopped by SIGTERM while it waited for others to take their memory$/m, 'a start that waits for them can be stopped';
 	my $third = run_ancla('start', make_spec(huge('third', 4)));
 	ended $third, 0, qr/third runs/, 'one that fits beside them does not wait';
 	kill TERM => $launch->{pid};

@@ -182,6 +182,23 @@ static void the_terminal_comes_back_when_the_supervisor_is_killed(void **state)
 	close(terminal);
 }
 
+static void a_guard_has_nothing_to_put_back_where_there_is_no_terminal(void **state)
+{
+	pid_t pid = target();
+	cleanup_close int pidfd = pidfd_of(pid);
+	cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	struct guard guard = GUARD_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+
+	(void)state;
+	assert_true(null >= 0);
+	assert_int_equal(guard_start(&guard, pidfd, null, &err), 0);
+	assert_int_equal(guard_release(&guard, &err), 0);
+	assert_int_equal(guard.pid, 0); /* it does not wait for the end of the supervisor */
+	assert_false(kernel_wait_gone(pidfd, 0));
+	end(pid);
+}
+
 static void a_guard_holds_nothing_of_the_launchers_open(void **state)
 {
 	pid_t pid = target();
@@ -230,6 +247,7 @@ int main(void)
 		cmocka_unit_test(a_guard_cannot_be_stopped_by_the_terminals_signals),
 		cmocka_unit_test(a_qemu_that_was_released_lives_on),
 		cmocka_unit_test(the_terminal_comes_back_when_the_supervisor_is_killed),
+		cmocka_unit_test(a_guard_has_nothing_to_put_back_where_there_is_no_terminal),
 		cmocka_unit_test(a_guard_holds_nothing_of_the_launchers_open),
 		cmocka_unit_test(an_end_without_release_kills_and_reaps),
 	};
