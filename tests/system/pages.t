@@ -43,7 +43,10 @@ subtest 'twenty VMs at once for the pages of ten' => sub {
 my $stuck = wrapper('stuck', 'exec sleep 1000');
 subtest 'pages of a VM that is only being started' => sub {
 	my $launch = spawn_ancla('start', make_spec(huge('slow', $free - 4, { 'memory-backing' => { prealloc => 'qemu' }, qemu => { binary => $stuck } })));
-	eventually(20, sub { (json(AnclaTest::peek(runtime_dir() . '/slow/state.json') // '{}')->{qemu} // 0) > 0 }) or return fail 'it has a QEMU';
+	if (!eventually(20, sub { (json(AnclaTest::peek(runtime_dir() . '/slow/state.json') // '{}')->{qemu} // 0) > 0 })) {
+		$launch->signal('TERM');
+		return ended $launch->wait_exit, 0, qr/QEMU/, 'it has a QEMU';
+	}
 	is hugepages_free(), $free, 'the node still has them all';
 	ended run_ancla('plan', make_spec(huge('second', 5))), 4,
 		qr/needs 5 huge pages of 2MiB on host node 0, which has 4 free, not counting @{[$free - 4]} promised to VMs that are being started/, '`plan` counts them';

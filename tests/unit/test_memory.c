@@ -169,7 +169,7 @@ static void a_hugetlbfs_path_is_used_checked_and_left_empty(void **state)
 
 	/* The mount goes with the process. */
 	assert_int_equal(unshare(CLONE_NEWNS), 0);
-	assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	assert_int_equal(mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL), 0);
 	assert_non_null(mkdtemp(path));
 	assert_int_equal(mount("none", path, "hugetlbfs", 0, "pagesize=2M"), 0);
 	int fd = memory_create(&memory, path, "", &err);
