@@ -92,36 +92,4 @@ for my $case (@cases) {
 	stop_vm($name);
 	clean "$what: nothing is left", $free;
 }
-
-# Guest nodes, each with a policy of its own; "restrictive" is for all of them or none.
-my @guest_nodes = (
-	[ 'strict, preferred and interleave', [
-		{ 'host-nodes' => "$last", policy => 'strict' },
-		{ 'host-nodes' => "$first", policy => 'preferred' },
-		{ 'host-nodes' => $all, policy => 'interleave' },
-	], sub { my ($n) = @_; return [ { $last => $n }, { $first => $n }, even($n) ] } ],
-	[ 'restrictive, each to a node', [
-		{ 'host-nodes' => "$last", policy => 'restrictive' },
-		{ 'host-nodes' => "$first", policy => 'restrictive' },
-	], sub { my ($n) = @_; return [ { $last => $n }, { $first => $n } ] } ],
-);
-for my $case (map { [ @$_, 'huge pages' ], [ @$_, 'plain pages' ] } @guest_nodes) {
-	my ($policies, $nodes, $expected, $kind) = @$case;
-	my $what = "guest nodes, $policies, $kind";
-	my $free = hugepages_free();
-	my $each = 2 * @ids;
-	starts({
-		name => 'nodes', vcpus => scalar @$nodes, memory => $each * @$nodes . 'MiB',
-		'memory-backing' => $kind eq 'huge pages' ? { hugepages => '2MiB' } : { prealloc => TRUE },
-		numa => { nodes => [ map { { vcpus => "$_", memory => "${each}MiB", %{ $nodes->[$_] } } } 0 .. $#$nodes ] },
-		cputune => { vcpupin => { map { $_ => '0' } 0 .. $#$nodes }, emulatorpin => '1' }, qemu => { accel => accel() },
-		boot => idle_firmware(),
-	}) or next;
-	my $pid = qemu_of('nodes');
-	my $page = $kind eq 'huge pages' ? 2 << 20 : 4096;
-	pages_are($pid, $page, $expected->(($each << 20) / $page), "$what: pages of each by node");
-	ended run_ancla('verify', 'nodes'), 0, qr//, "$what: verify agrees";
-	stop_vm('nodes');
-	clean "$what: nothing is left", $free;
-}
 done_testing;

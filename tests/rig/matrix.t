@@ -1,0 +1,96 @@
+# Guest nodes of one VM, each with a policy and a kind of page of its own: every policy with every kind of
+# page but those of 1 GiB, which it takes this host long to clear. Every page is where that says, by the
+# word of a witness, and the policy of QEMU's mapping is that. QEMU's own heap is near its emulator threads.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../lib", $FindBin::Bin;
+use AnclaTest;
+use AnclaVm;
+use List::Util qw(sum0);
+use Rig;
+use Test::More;
+
+my $host = host();
+my @ids = map { $_->{id} } @{ $host->{nodes} };
+my ($first, $last) = @ids[0, -1];
+my $all = list(@ids);
+my ($near) = reverse grep { @{ $_->{cpus} } } @{ $host->{nodes} };
+my $thp = (AnclaTest::peek('/sys/kernel/mm/transparent_hugepage/enabled') // '') =~ /\[(always|madvise)\]/;
+my %page_size = (none => 4096, thp => 4096, '2MiB' => 2 << 20);
+my @kinds = ('none', '2MiB', $thp ? 'thp' : ());
+
+# policy => [nodes, how numa_maps shows it]
+my %policies = (
+	strict => [ [$last], qr/^bind:$last$/ ],
+	preferred => [ [$first], qr/^prefer(?: \(many\))?:$first$/ ],
+	interleave => [ \@ids, qr/^interleave:\Q$all\E$/ ],
+	restrictive => [ [$last], qr/./ ], # it has none of its own
+);
+
+# A guest node of so many MiB.
+sub node {
+	my ($policy, $kind, $MIB, @on) = @_;
+	@on = @{ $policies{$policy}[0] } if !@on;
+	my $pages = ($MIB << 20) / $page_size{$kind} / @on;
+	return {
+		spec => { memory => "${MIB}MiB", hugepages => $kind, 'host-nodes' => list(@on), policy => $policy },
+		is => { page => $page_size{$kind}, absent => 0, nodes => { map { $_ => $pages } @on } },
+		policy => $policies{$policy}[1], anonymous => $kind eq 'thp' ? $MIB << 20 : 0,
+	};
+}
+
+# One over all nodes, of which any may have any page.
+sub spread {
+	my ($policy, $shown) = @_;
+	my $node = node($policy, '2MiB', 2 * @ids, @ids);
+	$node->{is}{nodes} = { any => scalar @ids };
+	$node->{policy} = $shown;
+	return $node;
+}
+
+# Memory without a name is told by its size: each has another, and none that of a stack or an arena.
+my $odd = 1;
+sub nodes_of {
+	my ($policy, @on) = @_;
+	return map { node($policy, $_, $_ eq 'thp' ? 2 * @ids * ($odd += 2) : 2 * @ids, @on) } grep { $_ ne 'thp' || $policy ne 'restrictive' } @kinds;
+}
+
+sub looked_at {
+	my ($what, @nodes) = @_;
+	my $free = hugepages_free();
+	my $MIB = 0;
+	$MIB += $_->{spec}{memory} =~ s/MiB//r for @nodes;
+	starts({
+		name => 'matrix', vcpus => 1, memory => "${MIB}MiB", 'memory-backing' => { prealloc => TRUE },
+		numa => { nodes => [ { vcpus => '0', %{ $nodes[0]{spec} } }, map { $_->{spec} } @nodes[1 .. $#nodes] ] },
+		cputune => { vcpupin => { 0 => "$host->{nodes}[0]{cpus}[0]" }, emulatorpin => "$near->{cpus}[-1]" },
+		qemu => { accel => accel() }, boot => idle_firmware(),
+	}) or return;
+	my $pid = qemu_of('matrix');
+	my %files = map { $_->{name} =~ /-node(\d+)$/ ? ($1 => $_) : () } where_pages_are($pid);
+	my @mappings = mappings($pid, qr/ancla-matrix|^\[heap\]|^$/);
+	for my $i (0 .. $#nodes) {
+		my $node = $nodes[$i];
+		my $name = "$what: guest node $i, $node->{spec}{policy}, $node->{spec}{hugepages}";
+		my ($found) = $node->{anonymous} ? where_pages_are($pid, $node->{anonymous}) : $files{$i};
+		my %is = map { $_ => $found->{$_} } qw(page absent nodes);
+		$is{nodes} = { any => sum0 values %{ $is{nodes} // {} } } if $node->{is}{nodes}{any};
+		is_deeply \%is, $node->{is}, $name or diag explain $found;
+		my ($mapping) = grep { $node->{anonymous} ? $_->{size} == $node->{anonymous} && !$_->{name} : $_->{name} =~ /-node$i\b/ } @mappings;
+		like $mapping->{policy}, $node->{policy}, "$name: the policy";
+	}
+	my ($heap) = grep { $_->{name} eq '[heap]' } @mappings;
+	is_deeply [ keys %{ $heap->{pages} } ], [ $near->{id} ], "$what: QEMU's heap is near its threads" or diag explain $heap
+		if $what !~ /restrictive/;
+	ended run_ancla('verify', 'matrix'), 0, qr//, "$what: verify agrees";
+	stop_vm('matrix');
+	clean "$what: nothing is left", $free;
+	return;
+}
+
+# "restrictive" is for all guest nodes or none; of several, QEMU may fill none by itself.
+looked_at('strict, preferred, interleave', map({ nodes_of($_) } qw(strict preferred interleave)),
+	spread('strict', qr/^bind:\Q$all\E$/), spread('preferred', qr/^prefer(?: \(many\))?:/));
+looked_at('restrictive', nodes_of('restrictive', $last), nodes_of('restrictive', $first));
+done_testing;
