@@ -131,8 +131,8 @@ static int parse_one_to_one(struct change *change, const char *word, struct erro
 		return -1;
 	if (n_vcpus != n_cpus)
 		return error_set(err, EXIT_USAGE,
-		                 "\"%s\" is one to one, but has %zu vCPUs and %zu CPUs", word,
-		                 n_vcpus, n_cpus);
+		                 "\"%s\" is one to one, but has %zu vCPU%s and %zu CPU%s", word,
+		                 n_vcpus, plural(n_vcpus), n_cpus, plural(n_cpus));
 	for (size_t i = 0; i < n_vcpus; i++) {
 		cleanup_bitmap hwloc_bitmap_t cpu = xbitmap();
 		hwloc_bitmap_only(cpu, (unsigned)cpus[i]);

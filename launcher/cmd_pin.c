@@ -123,7 +123,8 @@ static int report(const struct live *live, bool dry, bool as_json)
 	else if (count == 0)
 		printf("shares and quota set, and read back\n");
 	else
-		printf("%zu threads moved, and read back\n", live->moves.count);
+		printf("%zu thread%s moved, and read back\n", live->moves.count,
+		       plural(live->moves.count));
 	return command_flush();
 }
 

@@ -78,9 +78,10 @@ static int print_plan(const struct plan *plan, const struct command_line *line)
 	cleanup_free char *argv = command_line_format(line);
 	cleanup_free char *cpu_time = plan_limits_format(plan);
 
-	printf("%s: %d vCPUs (%d sockets, %d dies, %d cores, %d threads), %s\n\n", plan->name,
-	       plan->vcpus_online, plan->sockets, plan->dies, plan->cores, plan->threads,
-	       accel_name(plan->accel));
+	printf("%s: %d vCPU%s (%d socket%s, %d die%s, %d core%s, %d thread%s), %s\n\n", plan->name,
+	       plan->vcpus_online, plural(plan->vcpus_online), plan->sockets, plural(plan->sockets),
+	       plan->dies, plural(plan->dies), plan->cores, plural(plan->cores), plan->threads,
+	       plural(plan->threads), accel_name(plan->accel));
 	print_threads(plan);
 	if (*cpu_time)
 		printf("\nCPU time\n  %s\n", cpu_time);

@@ -67,7 +67,7 @@ static int print_text(const struct live *live, int before)
 	for (int i = before; i-- > now;)
 		printf("vCPU %d is gone\n", i);
 	if (now == before)
-		printf("%s has %d vCPUs\n", live->plan->name, now);
+		printf("%s has %d vCPU%s\n", live->plan->name, now, plural(now));
 	return command_flush();
 }
 
@@ -75,9 +75,10 @@ static int change(struct live *live, struct hotplug_events *events, int count, s
 {
 	if (count > (int)live->plan->n_vcpus)
 		return error_set(err, EXIT_FAILED,
-		                 "VM \"%s\" can have at most %zu vCPUs (max-vcpus of its spec), "
+		                 "VM \"%s\" can have at most %zu vCPU%s (max-vcpus of its spec), "
 		                 "not %d",
-		                 live->plan->name, live->plan->n_vcpus, count);
+		                 live->plan->name, live->plan->n_vcpus, plural(live->plan->n_vcpus),
+		                 count);
 	while (live->plan->vcpus_online < count)
 		if (hotplug_add_vcpu(live, err) < 0)
 			return -1;

@@ -109,21 +109,21 @@ static int huge_shortage(const struct plan_memory *memory, uint64_t had, int rea
 	uint64_t missing = needed - had;
 	if (sum >= 0 && (uint64_t)sum >= missing)
 		return error_set(err, EXIT_GRANT,
-		                 "%s: %llu huge pages of %s needed, %llu had, free: %s: the pages "
+		                 "%s: %llu huge page%s of %s needed, %llu had, free: %s: the pages "
 		                 "are there but the kernel does not give them (%s): see the limits "
 		                 "of the cgroup (hugetlb.*.max, hugetlb.*.rsvd.max)",
-		                 where, needed, size, (unsigned long long)had, there,
-		                 strerror(reason));
+		                 where, needed, plural(needed), size, (unsigned long long)had,
+		                 there, strerror(reason));
 	missing -= sum > 0 ? (uint64_t)sum : 0;
 	cleanup_free char *command = reserve_command(memory, missing);
 	cleanup_free char *promise =
 	    reserving && sum >= 0 ? xasprintf(", not promised to others: %lld", (long long)sum)
 	                          : xstrdup("");
 	return error_set(err, EXIT_GRANT,
-	                 "%s: %llu huge pages of %s needed, %llu had, free: %s%s; missing %llu, "
+	                 "%s: %llu huge page%s of %s needed, %llu had, free: %s%s; missing %llu, "
 	                 "reserve them: %s",
-	                 where, needed, size, (unsigned long long)had, there, promise,
-	                 (unsigned long long)missing, command);
+	                 where, needed, plural(needed), size, (unsigned long long)had, there,
+	                 promise, (unsigned long long)missing, command);
 }
 
 int memory_shortage(const struct plan_memory *memory, uint64_t had, int reason, struct error *err)

@@ -326,7 +326,8 @@ static int return_part(struct migration *m, struct part *part, struct error *err
 	if (!left)
 		return 0;
 	cleanup_free char *where = memory_where(m->memory);
-	return error_set(err, EXIT_FAILED, "%s: %zu pages could not be moved back", where, left);
+	return error_set(err, EXIT_FAILED, "%s: %zu page%s could not be moved back", where, left,
+	                 plural(left));
 }
 
 int migration_undo(struct migration *m, struct error *err)

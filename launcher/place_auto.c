@@ -138,8 +138,9 @@ static void warn_of_overcommit(struct placing *p, const struct fit_problem *prob
 		for (size_t i = 0; i < problem->n_units; i++)
 			vcpus += solution->nodes[i] == n ? problem->units[i].vcpus : 0;
 		if (vcpus > problem->nodes[n].capacity)
-			plan_warn(p->plan, "%u vCPUs share the %u CPUs of host node %u", vcpus,
-			          problem->nodes[n].capacity, p->host->nodes[n].id);
+			plan_warn(p->plan, "%u vCPU%s share the %u CPU%s of host node %u", vcpus,
+			          plural(vcpus), problem->nodes[n].capacity,
+			          plural(problem->nodes[n].capacity), p->host->nodes[n].id);
 	}
 }
 
@@ -155,10 +156,10 @@ static void degrade_unit(struct placing *p, const struct fit_problem *problem, s
 	cleanup_free char *who = region->guest_node < 0
 	                             ? xstrdup("the guest's memory")
 	                             : xasprintf("guest node %d", region->guest_node);
-	cleanup_free char *message =
-	    xasprintf("%s needs %llu huge pages of %s on host node %u, which has %llu free", who,
-	              (unsigned long long)(region->size / region->page_size), size, node->id,
-	              (unsigned long long)(have / region->page_size));
+	unsigned long long needed = region->size / region->page_size;
+	cleanup_free char *message = xasprintf(
+	    "%s needs %llu huge page%s of %s on host node %u, which has %llu free", who, needed,
+	    plural(needed), size, node->id, (unsigned long long)(have / region->page_size));
 
 	place_degrade(p, unit, message);
 }

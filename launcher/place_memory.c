@@ -170,8 +170,9 @@ static void describe_shortage(const struct placing *p, struct shortage *shortage
 		                              need, what, nodes, have, promised);
 	else
 		shortage->message = xasprintf(
-		    "%s needs %" PRIu64 " huge pages of %s on host %s %" PRIu64 " free%s%s", who,
-		    shortage->needed, what, nodes, available / region->page_size,
+		    "%s needs %" PRIu64 " huge page%s of %s on host %s %" PRIu64 " free%s%s", who,
+		    shortage->needed, plural(shortage->needed), what, nodes,
+		    available / region->page_size,
 		    may_grow(p, region->page_size) ? " or could have by growing" : "", promised);
 }
 

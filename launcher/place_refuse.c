@@ -274,7 +274,9 @@ static char *what_is_free(const struct fit_problem *problem, size_t node)
 	const uint64_t *pools = problem->pools + problem->nodes[node].home * problem->n_pools;
 	cleanup_free char *memory = format_size(pools[problem->units[0].pool]);
 
-	return xasprintf("%u CPUs and %s free", problem->nodes[node].capacity, memory);
+	unsigned capacity = problem->nodes[node].capacity;
+
+	return xasprintf("%u CPU%s and %s free", capacity, plural(capacity), memory);
 }
 
 /* Each node, and why it does not do: for the first unit that fits nowhere; if each fits somewhere,
@@ -295,10 +297,10 @@ static char *all_reasons(const struct placing *p, const struct fit_problem *prob
 	if (alone)
 		fprintf(out, "no host node has room for %s", who);
 	else if (problem->n_units > 1)
-		fprintf(out, "no host nodes have room for all %zu guest nodes (%u vCPUs)",
-		        problem->n_units, vcpus);
+		fprintf(out, "no host nodes have room for all %zu guest nodes (%u vCPU%s)",
+		        problem->n_units, vcpus, plural(vcpus));
 	else
-		fprintf(out, "no host node will do for %s (%u vCPUs)", who, vcpus);
+		fprintf(out, "no host node will do for %s (%u vCPU%s)", who, vcpus, plural(vcpus));
 	for (size_t n = 0; n < problem->n_nodes; n++)
 		reasons[n] =
 		    alone ? place_unit_reason(p, problem, unit, n) : what_is_free(problem, n);
@@ -327,11 +329,14 @@ int place_refuse(struct placing *p, const struct fit_problem *problem, struct er
 	unsigned made = made_demands(p), conflict = smallest_conflict(p, made);
 	cleanup_free char *reasons = all_reasons(p, problem);
 	cleanup_free char *first =
-	    xasprintf("%zu %svCPUs", p->plan->n_vcpus, problem->dedicated ? "dedicated " : "");
+	    xasprintf("%zu %svCPU%s", p->plan->n_vcpus, problem->dedicated ? "dedicated " : "",
+	              plural(p->plan->n_vcpus));
 	cleanup_free char *what = list_demands(p, conflict, first, " and ", false);
 	cleanup_free char *instead = nearest(p, conflict);
 
 	return error_set(err, EXIT_GRANT, "%s; %s %s; %s", reasons, what,
-	                 conflict ? "cannot be had together" : "are more than this host can give",
+	                 conflict                ? "cannot be had together"
+	                 : p->plan->n_vcpus == 1 ? "is more than this host can give"
+	                                         : "are more than this host can give",
 	                 instead);
 }

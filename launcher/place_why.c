@@ -52,7 +52,8 @@ char *place_unit_reason(const struct placing *p, const struct fit_problem *probl
 	if (!what->may[node])
 		return xstrdup("the spec names CPUs or memory of another node");
 	if (problem->dedicated ? what->vcpus > where->capacity : what->vcpus && !where->has_cpus)
-		return xasprintf("%u CPUs free%s, %u needed", where->capacity,
+		return xasprintf("%u CPU%s free%s, %u needed", where->capacity,
+		                 plural(where->capacity),
 		                 problem->isolate    ? " on cores of their own"
 		                 : problem->step > 1 ? " in whole sets of siblings"
 		                                     : "",
@@ -162,8 +163,10 @@ static char *room_text(const struct placing *p, const struct fit_problem *proble
 	}
 	cleanup_free char *who = place_unit_name(p, unit);
 	cleanup_free char *memory = format_size(pools[problem->units[unit].pool]);
-	return xasprintf("%u CPUs and %s free, room for %s (%u vCPUs); others together are better",
-	                 capacity, memory, who, problem->units[unit].vcpus);
+	unsigned vcpus = problem->units[unit].vcpus;
+	return xasprintf(
+	    "%u CPU%s and %s free, room for %s (%u vCPU%s); others together are better", capacity,
+	    plural(capacity), memory, who, vcpus, plural(vcpus));
 }
 
 /* Why nothing is on this node: the reason why the easiest unit does not fit there, or, where one
@@ -196,8 +199,9 @@ static char *rejection(const struct placing *p, const struct fit_problem *proble
 	for (size_t n = 0; n < problem->n_nodes; n++)
 		banned[n] = n != node;
 	if (!fit_search(problem, banned, &alone))
-		return xasprintf("has %u CPUs free, but not room for all",
-		                 problem->nodes[node].capacity);
+		return xasprintf("has %u CPU%s free, but not room for all",
+		                 problem->nodes[node].capacity,
+		                 plural(problem->nodes[node].capacity));
 	cleanup_free char *lost = lost_on(solution, &alone);
 	fit_solution_free(&alone);
 	return xasprintf("fits; lost on %s", lost);
@@ -243,9 +247,10 @@ void place_explain(struct placing *p, const struct fit_problem *problem,
 	for (size_t i = 0; i < problem->n_units; i++) {
 		cleanup_free char *who = place_unit_name(p, i);
 		const struct fit_node *node = &problem->nodes[solution->nodes[i]];
-		plan_why(p->plan, "%s: host node %u, with %u CPUs free for %u vCPUs", who,
+		unsigned vcpus = problem->units[i].vcpus;
+		plan_why(p->plan, "%s: host node %u, with %u CPU%s free for %u vCPU%s", who,
 		         p->host->nodes[solution->nodes[i]].id, node->capacity,
-		         problem->units[i].vcpus);
+		         plural(node->capacity), vcpus, plural(vcpus));
 	}
 	if (p->made_nodes)
 		plan_why(p->plan, "the guest has %zu nodes, as it fits on no single host node",

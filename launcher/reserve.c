@@ -265,12 +265,13 @@ static int shortage(const struct plan *plan, const struct need *need, uint64_t p
 	cleanup_free char *size = format_size(page_size);
 
 	return error_set(err, EXIT_GRANT,
-	                 "%s needs %" PRIu64 " huge pages of %s on host node %u, which had %" PRIu64
+	                 "%s needs %" PRIu64
+	                 " huge page%s of %s on host node %u, which had %" PRIu64
 	                 " free; the kernel could reserve %" PRIu64 " of the %" PRIu64
 	                 " that are missing, and memory has been compacted for them: free memory "
 	                 "there, reserve them at boot (hugepages=), or use another node",
-	                 plan->name, need->wanted, size, need->node->id, need->free, had,
-	                 need->wanted - need->free);
+	                 plan->name, need->wanted, plural(need->wanted), size, need->node->id,
+	                 need->free, had, need->wanted - need->free);
 }
 
 static int grow_node(const struct vm_dir *vm, const struct plan *plan, struct journal *journal,

@@ -83,6 +83,9 @@ void json_add_bool(struct json_object *json, const char *key, bool value);
 /* A size in the largest unit that divides it: "2MiB", "16GiB", "4096B". The caller frees. */
 char *format_size(uint64_t bytes);
 
+/* What a word takes after a count: "1 page", "2 pages". */
+#define plural(count) ((count) == 1 ? "" : "s")
+
 /* The candidate nearest to `word` by edit distance, or NULL where none is near (more than a
  * third of the word's length, at least 2, away). */
 const char *nearest_word(const char *word, const char *const *candidates, size_t count);

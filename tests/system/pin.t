@@ -96,7 +96,7 @@ subtest 'what a launch refuses' => sub {
 	refused 'live iothread io9 0', 1, qr/has no iothread "io9"/;
 	ended run_ancla('pin', 'live', @$_[0 .. $#$_ - 1]), 2, $_->[-1], "pin @$_[0 .. $#$_ - 1]: usage" for (
 		[ 'vcpu', '0', qr/nothing to change; give CPUs, or --scheduler/ ], [ 'vcpu', qr/needs a list/ ],
-		[ 'vpcu', '0', '1', qr/no target "vpcu"; did you mean "vcpu"\? there are .*memory$/m ], [ 'vcpu', '0-1=0', qr/2 vCPUs and 1 CPUs/ ],
+		[ 'vpcu', '0', '1', qr/no target "vpcu"; did you mean "vcpu"\? there are .*memory$/m ], [ 'vcpu', '0-1=0', qr/2 vCPUs and 1 CPU$/m ],
 		[ 'vcpu', '0', '0', 'vcpu', '0', '1', qr/vcpu 0 is named twice/ ], [ 'emulator', 'x', qr/CPUs: / ],
 		[ 'emulator', '--scheduler', 'fifo', qr/needs a priority/ ], [ 'emulator', '--scheduler', 'fifo:100', qr/1 to 99/ ],
 		[ 'emulator', '--scheduler', 'deadline', qr/not "deadline"/ ], [ 'iothread', qr/needs a name/ ],

@@ -294,7 +294,7 @@ static void isolate_needs_siblings_that_are_ours(void **state)
 	assert_set(plan->vcpus[0].cpus, "0");
 	assert_not_planned(
 	    "'vcpus': 2, 'placement': { 'mode': 'auto', 'smt': 'isolate', 'reserve': 0 }", host,
-	    NULL, "node 0: 1 CPUs|node 1: 0 CPUs");
+	    NULL, "node 0: 1 CPU free|node 1: 0 CPUs free");
 }
 
 /* The claims of a VM that another plan gives. */
@@ -362,7 +362,7 @@ static void what_others_share_is_not_given_out_alone(void **state)
 	    host, claims);
 	assert_set(all->vcpus[4].cpus, "6");
 	assert_not_planned("'vcpus': 6, 'placement': { 'mode': 'auto', 'reserve': 0 }", host,
-	                   claims, "node 0: 4 CPUs|node 1: 1 CPUs");
+	                   claims, "node 0: 4 CPUs free|node 1: 1 CPU free");
 }
 
 static void a_floating_emulator_is_on_what_is_kept_for_the_host(void **state)
@@ -563,7 +563,7 @@ static void huge_pages_are_counted_by_node_and_size(void **state)
 	                   NULL, "no huge pages of 1GiB|it has 2MiB");
 	reserve(host, 1, 1 << 30, 0, 0);
 	assert_not_planned("'memory-backing': { 'hugepages': '1GiB', 'host-nodes': '1' }", host,
-	                   NULL, "1 huge pages of 1GiB|node 1|0 free|echo 1 >");
+	                   NULL, "1 huge page of 1GiB|node 1|0 free|echo 1 >");
 	host->nodes[1].pages[0].free = 200;
 	assert_not_planned(
 	    "'memory-backing': { 'hugepages': '1GiB' }, 'placement': { 'mode': 'auto' "
