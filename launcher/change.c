@@ -51,12 +51,14 @@ struct words {
 	int count, at;
 };
 
-static const char *const kinds[] = { "vcpu", "emulator", "iothread", "shares", "quota", "memory" };
+const char *const change_kinds[] = { "vcpu",  "emulator", "iothread", "shares",
+	                             "quota", "memory",   NULL };
+#define N_KINDS (ARRAY_SIZE(change_kinds) - 1)
 
 static bool is_kind(const char *word)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
-		if (strcmp(word, kinds[i]) == 0)
+	for (size_t i = 0; i < N_KINDS; i++)
+		if (strcmp(word, change_kinds[i]) == 0)
 			return true;
 	return false;
 }
@@ -192,7 +194,7 @@ static int parse_target(struct change *change, struct words *words, struct error
 	if (strcmp(kind, "iothread") == 0 && !(id = next_word(words)))
 		return error_set(err, EXIT_USAGE, "\"iothread\" needs a name: iothread io0 6");
 	if (!id && strcmp(kind, "emulator") != 0) {
-		const char *near = nearest_word(kind, kinds, ARRAY_SIZE(kinds));
+		const char *near = nearest_word(kind, change_kinds, N_KINDS);
 		return error_set(err, EXIT_USAGE,
 		                 "no target \"%s\"%s%s%s there are vcpu, emulator, iothread, "
 		                 "shares, quota, memory",

@@ -25,6 +25,9 @@ struct change {
 	int shares, quota; /* of the whole VM, as in the plan; 0: as they are */
 };
 
+/* "vcpu", "emulator", ...: what a target begins with; ends with NULL. */
+extern const char *const change_kinds[];
+
 void change_free(struct change *change);
 #define cleanup_change __attribute__((cleanup(change_free)))
 

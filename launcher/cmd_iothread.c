@@ -124,6 +124,8 @@ static const struct command_option options[] = {
 	{ 0 },
 };
 
+static const char *const ways[] = { "add", "remove", NULL };
+
 const struct command cmd_iothread = {
 	.name = "iothread",
 	.arguments = "NAME add|remove ID",
@@ -133,6 +135,7 @@ const struct command cmd_iothread = {
 	.details =
 	    "Checked as a launch is; the thread is born on its CPUs, with its scheduler, and read\n"
 	    "back before anything uses it. One that serves a device stays.",
+	.second = ways,
 	.options = options,
 	.run = run,
 };

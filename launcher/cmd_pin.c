@@ -206,6 +206,7 @@ const struct command cmd_pin = {
 	    "applied, read back from the kernel, and recorded as what the VM holds. If a step\n"
 	    "fails, everything is as it was. Of memory only pages move: QEMU's policy cannot be\n"
 	    "changed from outside, and the plan remembers both.",
+	.second = change_kinds,
 	.options = options,
 	.run = run,
 };

@@ -31,6 +31,8 @@ struct command {
 	int min_args, max_args;
 	const char *summary; /* one line, no full stop */
 	const char *details; /* paragraphs for --help; may be NULL */
+	const char *const
+	    *second; /* what the second argument may be; ends with NULL; may be NULL */
 	const struct command_option *options;
 	int (*run)(const struct invocation *call); /* returns an exit code */
 };

@@ -269,6 +269,13 @@ static void bash_options(const struct command *command)
 	fputs("--help", stdout);
 }
 
+/* What the second argument may be, between blanks. */
+static void print_second(const struct command *command)
+{
+	for (size_t i = 0; command->second && command->second[i]; i++)
+		printf("%s%s", i ? " " : "", command->second[i]);
+}
+
 static void print_bash(void)
 {
 	int fields = 0;
@@ -284,7 +291,7 @@ static void print_bash(void)
 	puts("\" -- \"$cur\")) ;;\n\tesac\n}\n\n"
 	     "_ancla() {\n"
 	     "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} options "
-	     "kind\n"
+	     "kind second\n"
 	     "\tCOMPREPLY=()\n"
 	     "\tif [ \"$cur\" = = ]; then cur=; elif [ \"$prev\" = = ]; then "
 	     "prev=${COMP_WORDS[COMP_CWORD "
@@ -299,7 +306,9 @@ static void print_bash(void)
 		const struct command *command = commands[i];
 		printf("\t%s)\n\t\toptions='", command->name);
 		bash_options(command);
-		printf("' kind=%s\n\t\tcase $prev in\n", kind_of(command->arguments));
+		printf("' kind=%s second='", kind_of(command->arguments));
+		print_second(command);
+		puts("'\n\t\tcase $prev in");
 		for (const struct command_option *o = command->options; o && o->name; o++)
 			if (o->value)
 				printf("\t\t--%s) _ancla_words %s; return ;;\n", o->name,
@@ -311,6 +320,7 @@ static void print_bash(void)
 	     "\t-*) COMPREPLY=($(compgen -W \"$options\" -- \"$cur\")) ;;\n"
 	     "\t*) case $COMP_CWORD:${COMP_WORDS[2]} in # only the first argument is one\n"
 	     "\t\t2:* | *:-*) _ancla_words \"$kind\" ;;\n"
+	     "\t\t3:*) COMPREPLY=($(compgen -W \"$second\" -- \"$cur\")) ;;\n"
 	     "\t\tesac ;;\n"
 	     "\tesac\n}\n\ncomplete -F _ancla ancla");
 }
@@ -348,7 +358,15 @@ static void zsh_command(const struct command *command)
 		putchar('\'');
 	}
 	fputs(" \\\n\t\t'--help[print this]'", stdout);
-	if (*command->arguments) {
+	if (command->second) {
+		fputs(" \\\n\t\t'1:", stdout);
+		zsh_text(command->arguments);
+		printf(":%s' \\\n\t\t'2:", zsh_action(kind_of(command->arguments)));
+		zsh_text(command->arguments);
+		fputs(":(", stdout);
+		print_second(command);
+		fputs(")' \\\n\t\t'*: : '", stdout);
+	} else if (*command->arguments) {
 		fputs(" \\\n\t\t'*:", stdout);
 		zsh_text(command->arguments);
 		printf(":%s'", zsh_action(kind_of(command->arguments)));

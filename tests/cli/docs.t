@@ -87,7 +87,10 @@ subtest 'completion in bash' => sub {
 		is bash('ancla', $command, '--'), join(' ', sort map { "--$_" } @{ $options{$command} }), "$command: its options";
 	}
 	is bash('ancla', 'status', ''), 'webserver', 'VMs that run';
-	is bash('ancla', 'pin', 'webserver', ''), '', 'and no second one';
+	is bash('ancla', 'verify', 'webserver', ''), '', 'and no second one';
+	is bash('ancla', 'iothread', 'webserver', ''), 'add remove', 'what may be done with an iothread';
+	is bash('ancla', 'pin', 'webserver', ''), 'emulator iothread memory quota shares vcpu', 'what is pinned';
+	is bash('ancla', 'pin', 'webserver', 'vcpu', ''), '', 'and nothing where a list is';
 	is bash('ancla', 'stop', '--force', 'we'), 'webserver', 'after an option';
 	is bash('ancla', 'run', '--attach', 'we'), 'webserver', 'as the value of an option';
 	is bash('ancla', 'run', '--attach', '=', 'we'), 'webserver', 'and after "="';
@@ -110,6 +113,8 @@ subtest 'completion in zsh' => sub {
 	$type->("fpath=($prefix/share/zsh/site-functions \$fpath); autoload -U compinit; compinit -u -D; unsetopt zle_bracketed_paste; echo do''ne\n", qr/done/, 'it starts');
 	$type->("ancla veri\t", qr/verify/, 'a command');
 	$type->("ancla status we\t", qr/webserver/, 'a VM');
+	$type->("ancla iothread webserver rem\t", qr/remove/, 'what may be done with it');
+	$type->("ancla pin webserver emul\t", qr/emulator/, 'what is pinned');
 	$type->("ancla stop --for\t", qr/--force/, 'an option');
 	$type->("ancla schema cputune.vcpup\t", qr/cputune\.vcpupin/, 'a field');
 	$shell->send("exit\n");
