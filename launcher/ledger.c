@@ -459,17 +459,18 @@ static int refuse_existing(const struct ledger *ledger, const char *name, struct
 static int make_vm(const struct ledger *ledger, const char *name, struct vm_dir *vm)
 {
 	for (int tries = 0; tries < REMOVE_ROUNDS; tries++) {
+		cleanup_vm_dir struct vm_dir made = VM_DIR_INIT;
 		unlinkat(ledger->dirfd, name, AT_REMOVEDIR);
 		if (mkdirat(ledger->dirfd, name, 0700) < 0)
 			return -1;
-		if (open_vm(ledger, name, vm) == 0)
-			vm->lock =
-			    openat(vm->dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		if (vm->lock >= 0)
-			return flock(vm->lock, LOCK_EX | LOCK_NB);
-		if (errno != ENOENT)
-			return -1;
-		vm_dir_close(vm);
+		if (open_vm(ledger, name, &made) == 0)
+			made.lock =
+			    openat(made.dirfd, "lock", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (made.lock < 0 && errno == ENOENT)
+			continue;
+		*vm = made;
+		made = (struct vm_dir)VM_DIR_INIT;
+		return vm->lock < 0 ? -1 : flock(vm->lock, LOCK_EX | LOCK_NB);
 	}
 	errno = ENOENT;
 	return -1;
