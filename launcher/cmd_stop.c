@@ -1,7 +1,9 @@
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "command.h"
 #include "kernel.h"
@@ -10,18 +12,24 @@
 #include "util.h"
 #include "vm_client.h"
 
-/* Removes the directory, if the supervisor has not done so already. */
-static int sweep(struct error *err)
+/* Removes the directory, if the supervisor has not done so already. `kept`: somebody has the lock.
+ */
+static int sweep(const struct vm_client *client, bool *kept, struct error *err)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
 	char **names;
 	size_t count;
 
+	*kept = false;
 	if (ledger_open(&ledger, false, err) < 0 || ledger_sweep(&ledger, &names, &count, err) < 0)
 		return -1;
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
+		*kept |= strcmp(names[i], client->dir.name) == 0;
 		free(names[i]);
+	}
 	free(names);
+	/* In a directory that was removed nothing is left; the name may be another VM's by now. */
+	*kept = *kept && faccessat(client->dir.dirfd, "lock", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 	return 0;
 }
 
@@ -84,14 +92,46 @@ static enum { GONE, OFF, DEAF } power_down(struct vm_client *client, int timeout
 	return DEAF;
 }
 
-/* The supervisor tidies up after QEMU: the VM is gone once it is. */
-static void wait_for_supervisor(const struct vm_client *client)
+/* Whether the process does not end. One that was stopped by a signal, and still is a while later,
+ * is not waited for. */
+static bool outlives(pid_t pid, int pidfd, bool *stopped)
 {
-	cleanup_close int pidfd =
-	    kernel_pidfd(client->state.launcher, client->state.launcher_start);
+	int64_t deadline = kernel_now_ms() + LIMIT_TIDY_MS;
 
-	if (pidfd >= 0)
-		kernel_wait_gone(pidfd, LIMIT_QUIT_MS);
+	while (!kernel_wait_gone(pidfd, LIMIT_LIST_MS)) {
+		bool again = *stopped;
+		*stopped = kernel_is_stopped(pid);
+		if ((*stopped && again) || kernel_now_ms() > deadline)
+			return true;
+	}
+	return false;
+}
+
+/* The supervisor tidies up after QEMU: the VM is gone once it is. That takes a while where there is
+ * much to give back, and on a busy machine. */
+static int wait_for_supervisor(const struct vm_client *client, struct error *err)
+{
+	pid_t launcher = client->state.launcher;
+	cleanup_close int pidfd = kernel_pidfd(launcher, client->state.launcher_start);
+	bool stopped = false;
+	bool lives = pidfd >= 0 && outlives(launcher, pidfd, &stopped);
+	bool kept;
+
+	if (sweep(client, &kept, err) < 0)
+		return -1;
+	if (!kept || !lives)
+		return 0;
+	cleanup_free char *why =
+	    stopped
+	        ? xasprintf("is stopped by a signal: `kill -CONT %d` lets it go on", launcher)
+	        : xasprintf("is not gone after %d s: see what it waits for (/proc/%d/stack), or "
+	                    "`kill -KILL %d`, and the next command tidies up",
+	                    LIMIT_TIDY_MS / 1000, launcher, launcher);
+	return error_set(
+	    err, EXIT_FAILED,
+	    "QEMU of \"%s\" is gone, but its supervisor (%d), which keeps its name and "
+	    "what was reserved for it, %s",
+	    client->dir.name, launcher, why);
 }
 
 /* How often a start that is told to end is looked at. */
@@ -187,8 +227,7 @@ static int run(const struct invocation *call)
 	if (vm_client_open(&client, call->args[0], &err) < 0 ||
 	    stop(&client, invocation_option(call, "force") != NULL, (int)seconds, &err) < 0)
 		return command_fail(vm_client_blame(&client, &err));
-	wait_for_supervisor(&client);
-	return sweep(&err) < 0 ? command_fail(&err) : EXIT_DONE;
+	return wait_for_supervisor(&client, &err) < 0 ? command_fail(&err) : EXIT_DONE;
 }
 
 static const struct command_option options[] = {
@@ -205,7 +244,7 @@ const struct command cmd_stop = {
 	.summary = "Stop a VM: ask the guest, then QEMU, then the kernel",
 	.details =
 	    "Each step has its time limit, and the next follows when it is over. Returns once\n"
-	    "QEMU is gone.",
+	    "QEMU is gone, and its supervisor, which tidies up after it.",
 	.options = options,
 	.run = run,
 };

@@ -180,7 +180,7 @@ bool kernel_is_stopped(pid_t pid)
 	char text[1024];
 	const char *state = read_stat(pid, text, sizeof(text));
 
-	return state && (*state == 'T' || *state == 't');
+	return state && *state == 'T';
 }
 
 int kernel_pidfd(pid_t pid, uint64_t start_time)

@@ -45,7 +45,8 @@ bool kernel_is_dying(pid_t pid);
  */
 bool kernel_is_its_own(pid_t pid);
 
-/* Whether it was stopped by a signal (SIGSTOP), or by a debugger. */
+/* Whether it was stopped by a signal (SIGSTOP). One that is traced stops now and then ("t" in
+ * proc(5)), and goes on. */
 bool kernel_is_stopped(pid_t pid);
 
 /* Opens a pidfd on the process with that pid and start time; -1 if it is gone or another. */

@@ -47,6 +47,8 @@
 	    "the dump is removed, QEMU quits")                                                     \
 	ROW(LIMIT_KILL_MS, 5000, "the end of a QEMU that was killed",                              \
 	    "the command fails, and says where to look")                                           \
+	ROW(LIMIT_TIDY_MS, 30000, "the supervisor of a VM whose QEMU is gone, as it tidies up",    \
+	    "`ancla stop` fails, and says who keeps the VM's name")                                \
 	ROW(LIMIT_UNLOCK_MS, 1000, "the lock of a QEMU that is dying", "the VM counts as alive")   \
 	ROW(LIMIT_MONITOR_MS, 15000, "the monitor of a VM, while one other command uses it",       \
 	    "the command fails")                                                                   \

@@ -112,5 +112,19 @@ subtest '`ancla stop`' => sub {
 	clean;
 };
 
+# It would tidy up, but does not: the name and the pages are not free.
+subtest 'a supervisor that does not end' => sub {
+	start_vm(spec('kept', \%small)) or return;
+	my $supervisor = json(runtime_dir() . '/kept/state.json')->{launcher};
+	kill STOP => $supervisor;
+	ok eventually(20, sub { AnclaTest::slurp("/proc/$supervisor/stat") =~ /.*\) T / }), 'it is stopped';
+	ended run_ancla('stop', '--force', 'kept'), 1, qr/^ancla: QEMU of "kept" is gone, but its supervisor \($supervisor\), .* is stopped by a signal: `kill -CONT $supervisor` lets it go on$/,
+		'whoever stops the VM is told';
+	ok !is_running(json(runtime_dir() . '/kept/state.json')->{qemu}), 'which is stopped';
+	kill CONT => $supervisor;
+	ok wait_gone($supervisor), 'it goes on';
+	clean;
+};
+
 clean 'nothing is left';
 done_testing;
