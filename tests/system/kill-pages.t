@@ -29,9 +29,10 @@ my $seed = srand(int rand 1 << 30);
 my (%died, @odd);
 for my $n (1 .. TIMES) {
 	my $launch = spawn_ancla('start', $specs[$n % 2]);
-	select undef, undef, undef, rand $span;
-	# The command and its supervisor, or QEMU, or all; whoever is there.
+	# The command and its supervisor, or QEMU once there is one, or all; whoever is there.
 	my $whom = (qw(launcher qemu all))[rand 3];
+	eventually(120, sub { $launch->step(0); defined $launch->{status} || qemu_of('victim') }) if $whom eq 'qemu';
+	select undef, undef, undef, rand $span;
 	my @all = our_processes();
 	my @pids = map { /^(\d+)/ } grep { $whom eq 'all' || (/-name guest=/ xor $whom eq 'launcher') } @all;
 	$died{$whom}++ if @pids;
