@@ -136,7 +136,7 @@ sub qmp {
 	my ($path, $command, $arguments) = @_;
 	my $compact = JSON::PP->new->utf8->canonical;
 	my $socket = IO::Socket::UNIX->new(Peer => $path) or die "$path: $!";
-	my ($buffer, $deadline) = ('', time + 10 * $slow);
+	my ($buffer, $deadline) = ('', time + LIMIT * $slow);
 	my $reply = sub {
 		while (1) {
 			while ($buffer =~ s/^(.*?)\r?\n//) {
@@ -204,7 +204,7 @@ sub thread_scheduler {
 sub wait_gone {
 	my ($pid, $seconds) = @_;
 	my $pidfd = open_pidfd($pid) // return 1;
-	return wait_readable($seconds // 10 * $slow, $pidfd);
+	return wait_readable($seconds // LIMIT * $slow, $pidfd);
 }
 
 # A handle that is readable once the process has ended; undef when there is no such process.

@@ -95,7 +95,7 @@ subtest 'a quota holds' => sub {
 	close $file or die "$firmware: $!";
 	start_vm(spec('slow', { cputune => { quota => '20%', shares => 262144 }, boot => { firmware => $firmware } })) or return;
 	($own) = vm_cgroups($root, 'slow');
-	ok eventually(60, sub { (cgroup_file("$own/cpu.stat") // '') =~ /^nr_throttled ([1-9]\d*)/m }), 'its threads are made to wait';
+	ok eventually(120, sub { (cgroup_file("$own/cpu.stat") // '') =~ /^nr_throttled ([1-9]\d*)/m }), 'its threads are made to wait';
 	stop_vm('slow');
 	nothing_left('slow', 'stopped');
 };
@@ -197,7 +197,7 @@ subtest 'a start that fails' => sub {
 subtest 'killed while it starts' => sub {
 	my $silent = wrapper('silent', 'exec sleep 1000');
 	my $launch = spawn_ancla('run', make_spec(spec('orphan', { cputune => $limits, qemu => { binary => $silent } })));
-	ok eventually(20, sub { grep { /sleep 1000/ } our_processes() }), 'QEMU was started';
+	ok eventually(120, sub { grep { /sleep 1000/ } our_processes() }), 'QEMU was started';
 	my ($pid) = map { /^(\d+) sleep 1000/ } our_processes();
 	like cgroup_path($pid, 'cpu'), qr{/ancla-orphan-}, 'in its cgroup from the beginning';
 	$launch->signal('KILL');

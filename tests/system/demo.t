@@ -17,7 +17,7 @@ subtest 'the demo' => sub {
 	my $planned = run_ancla('plan', '--json', 'specs/demo.json');
 	is $planned->{exit}, 0, 'it can be planned' or return diag $planned->{err};
 	my $plan = json($planned);
-	my $result = run_ancla('run', 'specs/demo.json', { timeout => 120 });
+	my $result = run_ancla('run', 'specs/demo.json');
 	is $result->{exit}, 0, 'it runs, and ends well' or diag $result->{err};
 	like $result->{err}, qr/^ancla: demo runs \(QEMU \d+\): \d+ threads, \d+ checks, all as planned$/m, 'verified';
 	my $report = guest_report($result->{out});
@@ -62,7 +62,7 @@ subtest 'a guest of another shape' => sub {
 		},
 	});
 	my $plan = json(run_ancla('plan', '--json', make_spec($spec)));
-	my $result = run_ancla('run', make_spec($spec), { timeout => 180 });
+	my $result = run_ancla('run', make_spec($spec), { timeout => 300 });
 	is $result->{exit}, 0, 'it runs' or return diag $result->{err};
 	my $report = guest_report($result->{out});
 	linux_agrees($report, $plan);

@@ -96,9 +96,9 @@ subtest 'shell: a shell with job control on the console' => sub {
 };
 
 subtest 'reboot: once' => sub {
-	my $result = boot('reboot')->wait_exit;
+	my $result = boot('reboot')->wait_exit(300);
 	is_deeply [$result->{out} =~ /^boot=([^\r]*)/mg], ['first', 'after-reset'], 'then it powers off';
-	is $result->{exit}, 0, 'exit code';
+	is $result->{exit}, 0, 'exit code' or diag $result->{out};
 };
 
 subtest 'panic: as the kernel does it' => sub {

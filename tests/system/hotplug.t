@@ -54,7 +54,7 @@ for my $qemu (qemus()) {
 		ended run_ancla(qw(vcpus plug 4)), 1, qr/can have at most 3 vCPUs \(max-vcpus of its spec\), not 4/, 'not more than max-vcpus';
 		ended run_ancla(qw(vcpus plug 2)), 0, qr/^vCPU 1 is there, on 1, fifo:2: the guest may bring it online$/m, 'one is added';
 		is roles($pid)->{'vcpu 1'}, '1 fifo:2', 'pinned and scheduled';
-		ok $vm->wait_for_output(qr/ANCLA-GUEST-CPU cpu1 online/, 120), 'the guest brings it online';
+		ok $vm->wait_for_output(qr/ANCLA-GUEST-CPU cpu1 online/), 'the guest brings it online';
 		never_elsewhere($pid, 'vcpu 1', 1);
 		settled($pid, 2);
 		ended run_ancla(qw(vcpus plug 2)), 0, qr/^plug has 2 vCPUs$/m, 'nothing to do';
@@ -67,7 +67,7 @@ for my $qemu (qemus()) {
 			added => [ { index => 2, tid => task_of($pid, 'vcpu 2')->{tid}, cpus => '0', scheduler => 'other', priority => 0 } ],
 		}, 'another one';
 		settled($pid, 3);
-		ended run_ancla(qw(stop plug)), 0, qr//, 'the guest powers off';
+		ended run_ancla(qw(stop --timeout 120 plug), { timeout => 150 }), 0, qr//, 'the guest powers off';
 		is $vm->wait_exit->{exit}, 0, 'and the supervisor ends';
 	};
 
@@ -129,10 +129,10 @@ subtest 'a vCPU that somebody else adds is pinned once the guest takes it in' =>
 	my $vm = run_linux(linux('plug', 'ancla.do=idle', { %plug, cputune => { %{ $plug{cputune} }, shares => 512 } })) or return;
 	my $pid = qemu_of('plug');
 	add_behind_its_back();
-	ok $vm->wait_for_output(qr/ANCLA-GUEST-CPU cpu1 online/, 120), 'the guest brings it online';
-	ok eventually(20, sub { roles($pid)->{'vcpu 1'} eq '1 fifo:2' }), 'the supervisor pins it' or diag explain roles($pid);
-	ok $vm->wait_for_output(qr/vCPU 1 was on CPUs 0, is on 1, fifo:2 now/m, 20), 'and says so';
-	ok eventually(20, sub { (grep { $_->{online} } @{ json(runtime_dir() . '/plug/plan.json')->{vcpus} }) == 2 }), 'the plan has it';
+	ok $vm->wait_for_output(qr/ANCLA-GUEST-CPU cpu1 online/), 'the guest brings it online';
+	ok eventually(120, sub { roles($pid)->{'vcpu 1'} eq '1 fifo:2' }), 'the supervisor pins it' or diag explain roles($pid);
+	ok $vm->wait_for_output(qr/vCPU 1 was on CPUs 0, is on 1, fifo:2 now/m), 'and says so';
+	ok eventually(120, sub { (grep { $_->{online} } @{ json(runtime_dir() . '/plug/plan.json')->{vcpus} }) == 2 }), 'the plan has it';
 	settled($pid, 2);
 
 	# Nobody supervises any more: commands still do all of it.
@@ -152,7 +152,7 @@ subtest 'a QEMU that is stopped' => sub {
 	my $pid = qemu_of('plug');
 	my $before = roles($pid);
 	kill STOP => $pid;
-	ok eventually(10, sub { AnclaTest::slurp("/proc/$pid/stat") =~ /\) T / }), 'it is stopped';
+	ok eventually(120, sub { AnclaTest::slurp("/proc/$pid/stat") =~ /\) T / }), 'it is stopped';
 	my $stopped = qr/QEMU of "plug" \($pid\) is stopped by a signal and cannot answer; `kill -CONT $pid` lets it go on/;
 	ended run_ancla(split ' '), 1, $stopped, $_
 		for 'status plug', 'pin plug vcpu 0 1', 'repin plug', 'vcpus plug 2', 'iothread plug add io9';

@@ -63,16 +63,16 @@ subtest scalar(@moments) . ' moments before the guest runs' => sub {
 			'-e', "inject=$call:signal=KILL:when=$n", $ancla, 'run', $spec, $traced);
 		# It may get past that call, as polls are not the same each time; then it is killed now.
 		my $result;
-		if (eventually(20, sub { $launch->step(0.01); defined $launch->{status} || $launch->err =~ /victim runs/ })
+		if (eventually(120, sub { $launch->step(0.01); defined $launch->{status} || $launch->err =~ /victim runs/ })
 			&& !defined $launch->{status})
 		{
 			my ($pid) = map { /^(\d+) \Q$ancla\E run/ ? $1 : () } our_processes();
 			kill KILL => $pid if $pid;
 		}
-		$result = $launch->wait_exit(20);
+		$result = $launch->wait_exit;
 		$killed++ if $result->{signal} == 9;
 		# What is left now is dying, or a QEMU that was let run.
-		my $ok = eventually(20, sub {
+		my $ok = eventually(120, sub {
 			my @left = our_processes();
 			return 1 if !@left;
 			return 2 if @left == 1 && $left[0] =~ /qemu/ && state_of('victim') eq 'running';
@@ -98,8 +98,8 @@ subtest 'the guard is killed, too' => sub {
 	for my $command ('list', 'start') {
 		my $silent = wrapper('silent', 'exec sleep 1000');
 		my $launch = spawn_ancla('run', make_spec(spec('orphan', { qemu => { binary => $silent } })));
-		my $guard = eventually(20, sub { (guard_pid())[0] }) or return fail 'a guard';
-		ok eventually(20, sub { grep { /sleep 1000/ } our_processes() }), 'QEMU was started';
+		my $guard = eventually(120, sub { (guard_pid())[0] }) or return fail 'a guard';
+		ok eventually(120, sub { grep { /sleep 1000/ } our_processes() }), 'QEMU was started';
 		kill KILL => $guard;
 		wait_gone($guard);
 		$launch->signal('KILL');
@@ -107,7 +107,7 @@ subtest 'the guard is killed, too' => sub {
 		is scalar(grep { /sleep 1000/ } our_processes()), 1, 'QEMU is left';
 		ended run_ancla($command, $command eq 'start' ? make_spec(spec('orphan')) : ()), 0, qr//,
 			"the next command is `ancla $command`";
-		ok eventually(10, sub { !grep { /sleep 1000/ } our_processes() }), 'which ends it';
+		ok eventually(120, sub { !grep { /sleep 1000/ } our_processes() }), 'which ends it';
 		stop_vm('orphan') if $command eq 'start';
 		clean;
 	}
@@ -164,7 +164,7 @@ subtest 'everything is killed' => sub {
 
 subtest 'the supervisor of `ancla start`, before it has told anything' => sub {
 	my $start = spawn_ancla('start', make_spec(spec('untold', { qemu => { binary => wrapper('mute', 'exec sleep 1000') } })));
-	my $supervisor = eventually(20, sub { json(AnclaTest::peek(runtime_dir() . '/untold/state.json') // '{}')->{launcher} });
+	my $supervisor = eventually(120, sub { json(AnclaTest::peek(runtime_dir() . '/untold/state.json') // '{}')->{launcher} });
 	ok $supervisor, 'it has a VM in hand' or return;
 	kill KILL => $supervisor;
 	ended $start->wait_exit, 1, qr/^ancla: the supervisor was killed by SIGKILL \(Killed\) before it said that the VM runs; /m,

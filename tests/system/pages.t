@@ -43,7 +43,7 @@ subtest 'twenty VMs at once for the pages of ten' => sub {
 my $stuck = wrapper('stuck', 'exec sleep 1000');
 subtest 'pages of a VM that is only being started' => sub {
 	my $launch = spawn_ancla('start', make_spec(huge('slow', $free - 4, { 'memory-backing' => { prealloc => 'qemu' }, qemu => { binary => $stuck } })));
-	if (!eventually(20, sub { (json(AnclaTest::peek(runtime_dir() . '/slow/state.json') // '{}')->{qemu} // 0) > 0 })) {
+	if (!eventually(120, sub { (json(AnclaTest::peek(runtime_dir() . '/slow/state.json') // '{}')->{qemu} // 0) > 0 })) {
 		$launch->signal('TERM');
 		return ended $launch->wait_exit, 0, qr/QEMU/, 'it has a QEMU';
 	}
@@ -52,7 +52,7 @@ subtest 'pages of a VM that is only being started' => sub {
 		qr/needs 5 huge pages of 2MiB on host node 0, which has 4 free, not counting @{[$free - 4]} promised to VMs that are being started/, '`plan` counts them';
 	my $second = spawn_ancla('start', make_spec(huge('second', 5)));
 	my $stopped = spawn_ancla('start', make_spec(huge('stopped', 5)));
-	eventually(20, sub { -d runtime_dir() . '/stopped' });
+	eventually(120, sub { -d runtime_dir() . '/stopped' });
 	$stopped->signal('TERM');
 	ended $stopped->wait_exit, 1, qr/^ancla: stopped by SIGTERM while it waited for others to take their memory$/m, 'a start that waits for them can be stopped';
 	my $third = run_ancla('start', make_spec(huge('third', 4)));

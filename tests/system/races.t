@@ -95,7 +95,7 @@ subtest 'both in a loop' => sub {
 		[ verify => ("$ancla verify seen --json") x 25 ],
 	);
 	my @running = map { my ($what, @lines) = @$_; [ $what, spawn_command('sh', '-ec', join "\n", @lines) ] } @loops;
-	ended $_->[1]->wait_exit(120), 0, qr//, "$_->[0], again and again" for @running;
+	ended $_->[1]->wait_exit, 0, qr//, "$_->[0], again and again" for @running;
 	is_deeply places('seen'), expected('one'), 'the last `pin` is what there is';
 	ledger_agrees 'seen', expected('one');
 	stop_vm('seen');

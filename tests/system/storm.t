@@ -72,6 +72,6 @@ if (@alone) {
 	start_vm(spec('next', { %$small, placement => { mode => 'auto' } })) and push @alone, 'next';
 }
 my @stops = map { spawn_ancla('stop', '--force', $_) } @alone, @shared;
-is scalar(grep { ($_->wait_exit(120)->{exit} // -1) == 0 } @stops), scalar(@stops), 'all stop';
+is scalar(grep { ($_->wait_exit->{exit} // -1) == 0 } @stops), scalar(@stops), 'all stop';
 clean 'nothing is left';
 done_testing;

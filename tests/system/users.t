@@ -53,7 +53,7 @@ subtest 'what a user puts there' => sub {
 	system 'cp', "$runtime/theirs/plan.json", "$runtime/bad\e[31m/plan.json";
 	my @held = map { my $file = $_; spawn_command('flock', '-F', $file, 'sleep', '1000') } glob "$runtime/{fifo,link,bad*}/lock";
 	my @inodes = map { (stat)[1] } glob "$runtime/{fifo,link,bad*}/lock";
-	ok eventually(20, sub { my $locks = AnclaTest::slurp('/proc/locks'); !grep { $locks !~ /:$_ / } @inodes }), 'held' or return;
+	ok eventually(120, sub { my $locks = AnclaTest::slurp('/proc/locks'); !grep { $locks !~ /:$_ / } @inodes }), 'held' or return;
 	my $list = run_command(@root, 'list', $env);
 	ended $list, 0, qr/theirs/, 'root\'s list does not wait for a FIFO';
 	unlike $list->{out}, qr/\e/, 'and brings nothing to the terminal that acts on it';
