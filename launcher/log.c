@@ -156,12 +156,20 @@ void log_say_as_is(int level, const char *event, const char *message)
 
 void log_trim(int fd)
 {
-	struct stat status;
+	struct stat status, now;
+	ssize_t got;
 
-	if (fstat(fd, &status) < 0 || status.st_size <= LOG_FILE_MAX)
+	if (fstat(fd, &now) < 0 || now.st_size <= LOG_FILE_MAX)
 		return;
 	cleanup_free char *text = xcalloc(LOG_FILE_MAX / 2, 1);
-	ssize_t got = pread(fd, text, LOG_FILE_MAX / 2, status.st_size - LOG_FILE_MAX / 2);
+	/* What others write between the last look and the cut is lost: where they have written
+	 * since the text was read, it is read once more. Some never stop. */
+	for (int tries = 0; tries < 8; tries++) {
+		status = now;
+		got = pread(fd, text, LOG_FILE_MAX / 2, status.st_size - LOG_FILE_MAX / 2);
+		if (fstat(fd, &now) < 0 || now.st_size == status.st_size)
+			break;
+	}
 	const char *line = got > 0 ? memchr(text, '\n', (size_t)got) : NULL;
 	const char *from = line ? line + 1 : text;
 

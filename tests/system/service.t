@@ -6,7 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
-use Fcntl qw(O_RDONLY O_NONBLOCK);
+use Fcntl qw(O_NONBLOCK O_RDONLY O_WRONLY);
 use IO::Socket::UNIX;
 use POSIX qw(mkfifo);
 use Socket qw(SOCK_DGRAM);
@@ -106,14 +106,22 @@ subtest 'the log of a detached supervisor' => sub {
 };
 
 subtest 'a QEMU that says too much' => sub {
-	my $fifo = tmpdir() . '/cue';
-	mkfifo $fifo, 0600 or die;
-	my $chatty = wrapper('chatty', "( read go <$fifo; i=0; zeros=\$(printf %0100d 7); while [ \$i -lt 30000 ]; do i=\$((i + 1)); echo \"line \$i \$zeros\"; done >&2; echo the end >&2 ) &\nexec \$qemu \"\$@\"");
+	my @cues = map { tmpdir() . "/cue$_" } 0, 1;
+	mkfifo $_, 0600 or die for @cues;
+	my $chatty = wrapper('chatty', "( read go <$cues[0]; i=0; zeros=\$(printf %0100d 7); while [ \$i -lt 30000 ]; do i=\$((i + 1)); echo \"line \$i \$zeros\"; done >&2; "
+		. "read go <$cues[1]; echo the end >&2 ) &\nexec \$qemu \"\$@\"");
 	my $status = start_vm(spec('chatty', { qemu => { binary => $chatty } })) or return;
 	my $log = runtime_dir() . '/chatty/qemu.log';
-	open my $cue, '>', $fifo or die;
-	print $cue "go\n";
-	close $cue;
+	# Opened for writing once it is read.
+	my $reader = sub { my ($cue) = @_; return eventually(120, sub { sysopen my $to, $cue, O_WRONLY | O_NONBLOCK or return; return $to }) };
+	my $first = $reader->($cues[0]) or return fail 'it waits';
+	syswrite $first, "go\n";
+	close $first;
+	my $second = $reader->($cues[1]) or return fail 'it has said most of it';
+	# What is written while the log is cut may be lost, so that its last word comes after that.
+	ok eventually(120, sub { -s $log && -s $log <= 1 << 20 }), 'its log is cut';
+	syswrite $second, "go\n";
+	close $second;
 	ok eventually(120, sub { (AnclaTest::peek($log) // '') =~ /^the end$/m }), 'has said it';
 	ok eventually(120, sub { -s $log <= 1 << 20 }), 'its log is not longer than 1 MiB';
 	like AnclaTest::slurp($log), qr/\Aline \d+ 0+7\n.*the end\n/s, 'whole lines, the last ones';
