@@ -18,7 +18,7 @@ use Time::HiRes qw(time);
 our @EXPORT = qw(
 	host numbers list compact has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
 	threads_are pages_are guest_numa guest_cpuid ran_everywhere soon
-	take_hugepages
+	mmap munmap madvise take_hugepages
 );
 
 my $rig = "$BUILD/rig";
