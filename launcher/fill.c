@@ -21,8 +21,10 @@
 /* Clearing pages is bound by the memory, not by the number of CPUs. */
 #define WORKERS_PER_NODE 16
 
-/* Bytes of a region of plain pages between two looks at what is left. */
+/* Bytes of a region of plain pages between two looks at what is left, and how many of these the
+ * last one must reach: QEMU and others take some, too. */
 #define LOOK_EVERY (UINT64_C(32) << 20)
+#define LOOKS_AHEAD 4
 
 struct region {
 	size_t index; /* in plan->memory */
@@ -52,7 +54,6 @@ struct fill {
 	size_t n_workers;
 	size_t n_memory; /* of the plan */
 	uint64_t total;
-	bool one_node; /* the machine has no other */
 	int event;
 	_Atomic bool stop;
 
@@ -87,70 +88,43 @@ int memory_advise(char *address, uint64_t length, int advice)
 	return 0;
 }
 
-/* Bytes of plain pages that are still to be filled: in all, and by this crew. */
-static void missing_bytes(const struct fill *fill, size_t crew, uint64_t *all, uint64_t *of_crew)
+/* Bytes of plain pages that are still to be filled. */
+static uint64_t missing_bytes(const struct fill *fill)
 {
-	*all = *of_crew = 0;
+	uint64_t missing = 0;
+
 	for (size_t i = 0; i < fill->n_regions; i++) {
 		const struct region *region = &fill->regions[i];
-		if (region->memory->pages == PAGES_HUGE)
-			continue;
-		uint64_t missing = region->memory->size - atomic_load(&region->done);
-		*all += missing;
-		*of_crew += region->crew == crew ? missing : 0;
+		if (region->memory->pages != PAGES_HUGE)
+			missing += region->memory->size - atomic_load(&region->done);
 	}
+	return missing;
 }
 
-/* What plain pages can be had on the region's nodes, on all where they may be elsewhere, too. */
-static uint64_t left_on_nodes(const struct fill *fill, const struct plan_memory *memory)
-{
-	bool bound =
-	    memory->policy == MEM_POLICY_STRICT || memory->policy == MEM_POLICY_RESTRICTIVE;
-	uint64_t left = 0;
-	int node;
-
-	if (fill->one_node || !bound || !memory->host_nodes ||
-	    hwloc_bitmap_iszero(memory->host_nodes)) {
-		int64_t bytes = host_live_free(-1);
-		return bytes < 0 ? UINT64_MAX : (uint64_t)bytes;
-	}
-	hwloc_bitmap_foreach_begin(node, memory->host_nodes)
-	{
-		int64_t bytes = host_live_free(node);
-		if (bytes < 0)
-			return UINT64_MAX;
-		left += (uint64_t)bytes;
-	}
-	hwloc_bitmap_foreach_end();
-	return left;
-}
-
-/* A plain page that cannot be had is no error of madvise(2): the kernel kills a process for it, and
- * that may be this one (Documentation/admin-guide/cgroup-v2.rst, memory.max; proc(5),
- * oom_score_adj). So what the launch has counted is counted again while others may take it: the
- * region fails where what is left is less than what is missing, and would be gone before the next
- * look. What the workers have in hand is in neither. */
+/* A plain page that the control group may not have is no error of madvise(2): the kernel kills a
+ * process of the group for it, and that may be this one (Documentation/admin-guide/cgroup-v2.rst,
+ * memory.max). So what preflight() has counted is counted again while others may take it: the fill
+ * fails where less is left than is missing, and it may be gone before the next looks. What is left
+ * is read first, so that what is filled meanwhile is in neither; nor is what the workers have in
+ * hand. */
 static void look_ahead(struct fill *fill, size_t index)
 {
-	const struct region *region = &fill->regions[index];
-	uint64_t in_hand = fill->n_workers * region->chunk;
-	uint64_t soon = fill->n_regions * LOOK_EVERY + in_hand;
-	struct cgroup_limit limit = { .left = UINT64_MAX };
-	uint64_t all, of_crew;
+	uint64_t in_hand = fill->n_workers * fill->regions[index].chunk;
+	uint64_t soon = LOOKS_AHEAD * fill->n_regions * LOOK_EVERY + in_hand;
+	struct cgroup_limit limit = { 0 };
 
-	missing_bytes(fill, region->crew, &all, &of_crew);
-	if (cgroup_limit_find("", 0, &limit) && limit.left < soon && limit.left + in_hand < all)
+	if (!cgroup_limit_find("", 0, &limit))
+		return;
+	uint64_t missing = missing_bytes(fill);
+	if (limit.left < soon && limit.left + in_hand < missing)
 		fail(fill, index, 0,
 		     xasprintf("guest memory: %lluMiB are still to be filled, and the control "
 		               "group may have %lluMiB more: %s is %lluMiB; raise that, or ask for "
 		               "less",
-		               (unsigned long long)(all >> 20),
+		               (unsigned long long)(missing >> 20),
 		               (unsigned long long)(limit.left >> 20), limit.file,
 		               (unsigned long long)(limit.bytes >> 20)));
 	free(limit.file);
-	uint64_t left = left_on_nodes(fill, region->memory);
-	if (left < soon && left + in_hand < of_crew)
-		fail(fill, index, ENOMEM, NULL);
 }
 
 static void fill_region(struct fill *fill, size_t index)
@@ -390,7 +364,6 @@ struct fill *fill_start(const struct plan *plan, const struct host *host, const 
 
 	pthread_mutex_init(&fill->lock, NULL);
 	fill->n_memory = plan->n_memory;
-	fill->one_node = host->n_nodes == 1;
 	fill->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fill->event < 0) {
 		error_set(err, EXIT_FAILED, "eventfd: %s", strerror(errno));

@@ -118,10 +118,6 @@ const struct host_pages *host_node_pages(const struct host_node *node, uint64_t 
  * can have transparent ones, by what the kernel says now. EXIT_FAILED: it cannot be read. */
 int host_live_memory(struct host *host, struct error *err);
 
-/* Bytes that plain pages can take now on a node, on the whole machine with -1: as host_node.free.
- * -1 where it cannot be read. */
-int64_t host_live_free(int node);
-
 /* Looks up the node of a PCI device, of the controller behind a disk, file or block device, of the
  * live machine, for host_device_node(). What nobody knows is left out. */
 void host_find_pci(struct host *host, const char *address);

@@ -35,29 +35,15 @@ static uint64_t meminfo_value(const char *text, const char *key)
 
 /* What a new allocation can have at once: see struct host_node. Documentation: "meminfo" in
  * Documentation/filesystems/proc.rst; file pages do not count tmpfs, which is on the anon list. */
-static uint64_t free_bytes(const char *text)
+static void read_meminfo(struct host_node *node, const char *text)
 {
 	uint64_t cache =
 	    meminfo_value(text, "Active(file)") + meminfo_value(text, "Inactive(file)");
 	uint64_t busy = meminfo_value(text, "Mapped") + meminfo_value(text, "Dirty") +
 	                meminfo_value(text, "Writeback");
 
-	return meminfo_value(text, "MemFree") + (cache > busy ? cache - busy : 0);
-}
-
-static void read_meminfo(struct host_node *node, const char *text)
-{
 	node->memory = meminfo_value(text, "MemTotal");
-	node->free = free_bytes(text);
-}
-
-int64_t host_live_free(int node)
-{
-	cleanup_free char *path =
-	    node < 0 ? xstrdup("/proc/meminfo") : xasprintf(SYS_NODES "/node%d/meminfo", node);
-	cleanup_free char *text = read_sys(path);
-
-	return text ? (int64_t)free_bytes(text) : -1;
+	node->free = meminfo_value(text, "MemFree") + (cache > busy ? cache - busy : 0);
 }
 
 static int compare_pages(const void *a, const void *b)

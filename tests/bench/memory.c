@@ -102,10 +102,14 @@ static bool have_pages(uint64_t bytes)
 {
 	int64_t needed = (int64_t)(bytes / CHUNK);
 	int64_t free = read_number(HUGE_PAGES "/free_hugepages");
+	int64_t before = read_number(HUGE_PAGES "/nr_hugepages");
 
 	if (free < needed)
-		set_pages(read_number(HUGE_PAGES "/nr_hugepages") + needed - free);
-	return read_number(HUGE_PAGES "/free_hugepages") >= needed;
+		set_pages(before + needed - free);
+	if (read_number(HUGE_PAGES "/free_hugepages") >= needed)
+		return true;
+	set_pages(before);
+	return false;
 }
 
 static void give_back(void)
@@ -199,7 +203,7 @@ static double time_loop(uint64_t size, int threads)
 {
 	struct plan_memory memory = memory_of(size);
 	int fd = create(&memory);
-	pthread_t list[64];
+	cleanup_free pthread_t *list = xcalloc((size_t)threads, sizeof(*list));
 	double start = now_ms();
 	struct loop loop = { .chunks = size / CHUNK };
 
@@ -224,7 +228,8 @@ static void measure_fill(uint64_t size)
 	struct plan_memory memory = memory_of(size);
 	int threads = hwloc_bitmap_weight(host->allowed);
 
-	threads = threads > 16 ? 16 : threads; /* as the fill has for a node */
+	if (threads > 16 * (int)host->n_nodes) /* as the fill has for a node */
+		threads = 16 * (int)host->n_nodes;
 	for (int i = -1; i < runs; i++) {
 		int at = i < 0 ? 0 : i;
 		fills[at] = time_fill(&memory, 1);

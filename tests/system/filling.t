@@ -70,16 +70,26 @@ subtest 'Ctrl-C' => sub {
 	clean 'nothing is left', $free;
 };
 
-# The kernel would not refuse the pages, but kill a process for each.
-subtest 'what the control group may have is taken by another meanwhile' => sub {
-	my $group = own_cgroup('memory') . "/ancla-filling-$$";
-	mkdir $group or return fail "$group: $!";
-	my ($limit, $usage) = cgroup_version('memory') == 1 ? qw(memory.limit_in_bytes memory.usage_in_bytes) : qw(memory.max memory.current);
+# A group of this test's own for processes that have a limit of memory.
+sub memory_group {
+	my $version = cgroup_version('memory');
+	my $parent = $version == 1 ? own_cgroup('memory') : cgroup_root('memory');
+	write_cgroup("$parent/cgroup.subtree_control", '+memory') if $version == 2;
+	my $group = "$parent/ancla-filling-$$";
+	mkdir $group or die "$group: $!\n";
+	return ($group, $version == 1 ? 'memory.limit_in_bytes' : 'memory.max');
+}
+
+# The kernel would not refuse the pages, but kill a process for each. The limit comes when a few dozen MiB are
+# filled, and is half of the guest.
+subtest 'the control group may have less than when it was counted' => sub {
+	my ($group, $limit) = memory_group();
 	my $large = make_spec(spec('large', { memory => '1GiB', 'memory-backing' => { prealloc => TRUE } }));
-	my $run = spawn_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$\@\"", 'sh', madvise($slow), 'run', $large, traced());
+	my $each = 30_000 * $more * ($workers < 16 ? $workers : 16);
+	my $run = spawn_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$\@\"", 'sh', madvise("delay_enter=$each"), 'run', $large, traced());
 	if (ok $run->wait_for_output(qr/^ancla: filling memory: \d+ of 1024 MiB/m), 'while memory is filled') {
-		write_cgroup("$group/$limit", cgroup_file("$group/$usage") + (50 << 20));
-		ended $run->wait_exit, 4, qr{^ancla: guest memory: \d+MiB are still to be filled, and the control group may have \d+MiB more: \Q$group/$limit\E is \d+MiB; raise that, or ask for less$}m,
+		ok eval { write_cgroup("$group/$limit", 512 << 20); 1 }, 'the limit is lowered' or diag $@;
+		ended $run->wait_exit, 4, qr{^ancla: guest memory: \d+MiB are still to be filled, and the control group may have \d+MiB more: \Q$group/$limit\E is 512MiB; raise that, or ask for less$}m,
 			'is an error with both numbers';
 	}
 	clean 'nothing is left', $free;
