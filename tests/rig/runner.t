@@ -33,7 +33,8 @@ is $result->{exit}, 42, 'exit code' or diag $result->{err};
 my ($seconds) = AnclaTest::slurp("$build/rig/thp.boot") =~ /cpu-seconds=(\d+) tries=\d$/;
 cmp_ok $seconds, '<', 60, 'the host boots with less than a minute of CPU time';
 is md5_hex($result->{out}), md5_hex($bytes), 'standard output: ' . length($bytes) . ' bytes';
-is $result->{err}, "to stderr\n", 'standard error';
+# A boot that stalls is tried again, one waits for another of its shape: that is told, and no failure.
+is $result->{err} =~ s/^rig: .*\n//gmr, "to stderr\n", 'standard error';
 ok !-e '/work-of-the-rig' && !-e '/usr/work-of-the-rig', 'files stay inside';
 
 my $late = spawn_command($rig, 'memory-only', 'sleep', 1000, { env => { RIG_TIMEOUT => 1 } }); # meanwhile
@@ -75,12 +76,13 @@ sub qemu_that {
 	return { env => { RIG_QEMU => $path, %{ $env // {} } }, timeout => 1200 };
 }
 sub tries { return length((AnclaTest::peek($tries) // '') =~ s/\n//gr) }
+sub failed { my ($result) = @_; return scalar(() = $result->{err} =~ /^rig: \S+ did not come up/gm) } # boots, as it tells
 
 $result = run_command($rig, 'thp', 'sh', '-c', 'echo it runs; exit 3', qemu_that('dies', "[ \$(wc -l <$tries) -gt 1 ] || exit 0"));
 is "$result->{exit} $result->{out}", "3 it runs\n", 'a boot that fails is tried again' or diag $result->{err};
-is tries(), 2, 'once';
-like $result->{err}, qr/^rig: thp did not come up/m, 'and that is told';
-like AnclaTest::slurp("$build/rig/thp.boot"), qr/tries=2$/, 'and counted';
+cmp_ok failed($result), '>=', 1, 'which is told';
+is tries(), 1 + failed($result), 'once for each that failed';
+like AnclaTest::slurp("$build/rig/thp.boot"), qr/tries=@{[tries()]}$/, 'and counted';
 $result = run_command($rig, 'thp', 'true', qemu_that('stalls', 'exec sleep 1000', { RIG_SILENCE => 2 }));
 is $result->{exit}, 125, 'one that stalls, with not a word on the console, is given up in the end';
 is tries(), 3, 'after three tries';
@@ -89,7 +91,7 @@ like $result->{err}, qr/^rig: thp did not come up in time/m, 'and that is told';
 my $die = 'echo once >/dev/kmsg; echo c >/proc/sysrq-trigger; sleep 1000';
 $result = run_command($rig, 'thp', 'sh', '-c', $die, qemu_that('lives', ':'));
 is $result->{exit}, 125, 'a host that dies with its command is told';
-is tries(), 1, 'and is not started again';
+is tries(), 1 + failed($result), 'and is not started again';
 like $result->{err}, qr/ended without an exit code.*\Q$build\E\/rig\/thp\.log/s, 'with the end of its console';
 
 $result = run_command($rig, '--help');
