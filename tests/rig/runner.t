@@ -98,5 +98,6 @@ $result = run_command($rig, '--help');
 like $result->{out}, qr/^usage: tests\/rig\/rig SHAPE.*^  thp +generic, intel: 2 sockets/ms, '--help';
 is $result->{exit}, 0, 'is no error';
 is run_command($rig, 'no-such-shape', 'true')->{exit}, 2, 'no such shape';
+ended run_command($rig, 'thp', 'true', { env => { RIG_TIMEOUT => 'soon' } }), 2, qr/RIG_TIMEOUT and RIG_SILENCE are seconds, not "soon"/, 'no such time';
 is_deeply [our_processes()], [], 'no process is left';
 done_testing;
