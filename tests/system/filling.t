@@ -59,14 +59,14 @@ subtest 'when quiet, nothing' => sub {
 };
 
 subtest 'Ctrl-C' => sub {
-	# To its end it would take two minutes.
-	my $run = with_madvise(lasting(128), 'run', $spec, { pty => 1 });
+	# To its end it would take a minute.
+	my $run = with_madvise(lasting(64), 'run', $spec, { pty => 1 });
 	ok $run->wait_for_output(qr/filling memory \[#/), 'while the bar is there' or return;
 	my $begin = time;
 	$run->send("\003");
 	my $result = $run->wait_exit;
 	ended $result, 1, qr/\r {79}\rancla: stopped by SIGINT while (?:its memory was filled|QEMU started)/, 'ends it, and says when';
-	cmp_ok time - $begin, '<', 60 * $more, 'at once';
+	cmp_ok time - $begin, '<', 45 * $more, 'at once';
 	clean 'nothing is left', $free;
 };
 
