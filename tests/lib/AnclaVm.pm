@@ -16,7 +16,7 @@ use Time::HiRes qw(time);
 our @EXPORT = qw(
 	TRUE FALSE spec linux idle_firmware hear start_vm starts stop_vm status_of qemu_of run_linux linux_agrees
 	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
-	wrapper traced wait_all_gone clean eventually is_running
+	wrapper traced with_madvise fresh_modes wait_all_gone clean eventually is_running
 );
 
 use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
@@ -93,6 +93,19 @@ sub wrapper {
 # Options of run_command() and the like for a program that is traced, where the leak check of a build with
 # sanitizers cannot work; and others.
 sub traced { return { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (), 'detect_leaks=0' }, @_ } }
+
+# The words that run ancla with something done to each of its madvise calls: of a fill's, one for every 2 MiB.
+sub with_madvise {
+	my ($inject, @words) = @_;
+	return (qw(strace -f -b execve -qq -o /dev/null -e trace=madvise -e), "inject=madvise:$inject", $ENV{ANCLA} // "$BUILD/ancla", @words);
+}
+
+# A terminal's modes before anything was done to it.
+sub fresh_modes {
+	my $nothing = spawn_command('true', { pty => 1 });
+	$nothing->wait_exit;
+	return $nothing->terminal_modes;
+}
 
 # Starts a VM by `ancla start` and returns its status (`status --json`); undef, and a failed test,
 # if it did not start.

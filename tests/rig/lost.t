@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib", $FindBin::Bin;
 use AnclaTest;
 use AnclaVm;
+use Cgroups;
 use Rig;
 use Test::More;
 
@@ -27,8 +28,6 @@ sub vm {
 		'memory-backing' => { hugepages => $kind, prealloc => TRUE, 'host-nodes' => "$node" },
 	};
 }
-
-sub put { my ($path, $text) = @_; open my $file, '>', $path or die "$path: $!"; syswrite $file, $text or die "$path: $!"; return }
 
 # `ancla run` of the spec in the control group, stopped when one of its threads has filled two chunks
 # or three: the program, and ancla's process; or nothing.
@@ -63,8 +62,8 @@ sub take_all {
 
 # One more than it has now.
 sub limit {
-	put("$cgroup/hugetlb.2MB.max", AnclaTest::slurp("$cgroup/hugetlb.2MB.current") + HUGE);
-	return sub { put("$cgroup/hugetlb.2MB.max", 'max') };
+	write_cgroup("$cgroup/hugetlb.2MB.max", AnclaTest::slurp("$cgroup/hugetlb.2MB.current") + HUGE);
+	return sub { write_cgroup("$cgroup/hugetlb.2MB.max", 'max') };
 }
 
 # The page at that many MiB of a guest node breaks, by the memory that the process holds, as if the

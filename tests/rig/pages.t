@@ -36,7 +36,7 @@ subtest 'twelve VMs at once for the pages of three' => sub {
 	my $each = int $free / 3;
 	my @results = map { $_->wait_exit } map { spawn_ancla('start', make_spec(vm("race$_", $each, $id)), { timeout => 300 }) } 1 .. 12;
 	is scalar(grep { $_->{exit} == 0 } @results), 3, 'three run' or diag map { "$_->{exit} $_->{err}" } @results;
-	is scalar(grep { $_->{exit} == 4 && $_->{err} =~ /needs $each huge pages? of 2MiB on host node $id, which has \d+ free/ } @results),
+	is scalar(grep { $_->{exit} == 4 && $_->{err} =~ /needs $each huge pages of 2MiB on host node $id, which has \d+ free/ } @results),
 		9, 'nine are told what is short, and where';
 	is hugepages_free($id), $free - 3 * $each, 'the node has given what it had';
 	my @stops = map { spawn_ancla('stop', '--force', $_->{name}) } @{ json(run_ancla('list', '--json')) };

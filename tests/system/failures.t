@@ -114,8 +114,8 @@ subtest 'QEMU is killed between any two steps' => sub {
 
 subtest 'QEMU is killed while memory is filled' => sub {
 	# On two CPUs half a minute, as each 2 MiB of it take so many microseconds longer.
-	my $launch = spawn_command('strace', '-f', '-b', 'execve', '-qq', '-o', '/dev/null', '-e', 'trace=madvise', '-e', 'inject=madvise:delay_enter=500000',
-		$ENV{ANCLA} // "$BUILD/ancla", 'start', make_spec(spec('filling', { memory => '256MiB', 'memory-backing' => { prealloc => TRUE } })), traced());
+	my $launch = spawn_command(with_madvise('delay_enter=500000', 'start',
+		make_spec(spec('filling', { memory => '256MiB', 'memory-backing' => { prealloc => TRUE } }))), traced());
 	my $pid = eventually(120, sub { qemu_of('filling') }) or return fail 'QEMU starts';
 	kill KILL => $pid;
 	ended $launch->wait_exit, 1, qr/QEMU was killed by SIGKILL/, 'told';

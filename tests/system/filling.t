@@ -10,16 +10,9 @@ use Cgroups;
 use Test::More;
 
 my $free = hugepages_free();
-my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 my $spec = make_spec(spec('filled', { memory => '256MiB', 'memory-backing' => { prealloc => TRUE } }));
 
-# ancla with something done to each of its madvise calls: of the fill's, one for every 2 MiB.
-sub madvise { my ($inject) = @_; return (qw(strace -f -b execve -qq -o /dev/null -e trace=madvise -e), "inject=madvise:$inject", $ancla) }
-sub with_madvise {
-	my ($inject, @words) = @_;
-	my $options = traced(ref $words[-1] ? %{ pop @words } : ());
-	return spawn_command(madvise($inject), @words, $options);
-}
+sub spawn_slowed { my ($inject, @words) = @_; my $options = traced(ref $words[-1] ? %{ pop @words } : ()); return spawn_command(with_madvise($inject, @words), $options) }
 
 # It has 128 chunks, and a thread for each CPU of the node, of which 16 at most. The delay that makes the whole
 # of it take so many seconds; longer where QEMU's start is, too.
@@ -30,7 +23,7 @@ sub lasting { my ($seconds) = @_; return sprintf 'delay_enter=%d', $seconds * $m
 my $slow = lasting(4);
 
 subtest 'in a log, a line a second' => sub {
-	my $run = with_madvise($slow, 'run', $spec);
+	my $run = spawn_slowed($slow, 'run', $spec);
 	ok $run->wait_for_output(qr/^ancla: filling memory: \d+ of 256 MiB, \d+\.\d GiB\/s, \d+ s left$/m), 'with rate and time left';
 	ok $run->wait_for_output(qr/filled runs/), 'then it runs' and stop_vm('filled');
 	my $result = $run->wait_exit;
@@ -39,7 +32,7 @@ subtest 'in a log, a line a second' => sub {
 };
 
 subtest 'on a terminal, a bar that goes' => sub {
-	my $run = with_madvise($slow, 'run', $spec, { pty => 1 });
+	my $run = spawn_slowed($slow, 'run', $spec, { pty => 1 });
 	ok $run->wait_for_output(qr/\rfilling memory \[#+\.+\] \d+\/256 MiB, \d+\.\d GiB\/s, \d+ s left/), 'with rate and time left';
 	ok $run->wait_for_output(qr/left *\r {79}\r.*filled runs/s), 'it goes before anything else is said';
 	stop_vm('filled');
@@ -49,7 +42,7 @@ subtest 'on a terminal, a bar that goes' => sub {
 
 subtest 'when quiet, nothing' => sub {
 	for my $pty (0, 1) {
-		my $run = with_madvise($slow, 'run', '--quiet', $spec, { pty => $pty });
+		my $run = spawn_slowed($slow, 'run', '--quiet', $spec, { pty => $pty });
 		ok eventually(120, sub { (AnclaTest::peek(runtime_dir() . '/filled/state.json') // '') =~ /running/ }), 'it runs';
 		stop_vm('filled');
 		my $result = $run->wait_exit;
@@ -60,7 +53,7 @@ subtest 'when quiet, nothing' => sub {
 
 subtest 'Ctrl-C' => sub {
 	# To its end it would take a minute.
-	my $run = with_madvise(lasting(64), 'run', $spec, { pty => 1 });
+	my $run = spawn_slowed(lasting(64), 'run', $spec, { pty => 1 });
 	ok $run->wait_for_output(qr/filling memory \[#/), 'while the bar is there' or return;
 	my $begin = time;
 	$run->send("\003");
@@ -85,8 +78,7 @@ sub memory_group {
 subtest 'the control group may have less than when it was counted' => sub {
 	my ($group, $limit) = memory_group();
 	my $large = make_spec(spec('large', { memory => '1GiB', 'memory-backing' => { prealloc => TRUE } }));
-	my $each = 30_000 * $more * ($workers < 16 ? $workers : 16);
-	my $run = spawn_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$\@\"", 'sh', madvise("delay_enter=$each"), 'run', $large, traced());
+	my $run = spawn_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$\@\"", 'sh', with_madvise($slow, 'run', $large), traced());
 	if (ok $run->wait_for_output(qr/^ancla: filling memory: \d+ of 1024 MiB/m), 'while memory is filled') {
 		ok eval { write_cgroup("$group/$limit", 512 << 20); 1 }, 'the limit is lowered' or diag $@;
 		ended $run->wait_exit, 4, qr{^ancla: guest memory: \d+MiB are still to be filled, and the control group may have \d+MiB more: \Q$group/$limit\E is 512MiB; raise that, or ask for less$}m,
@@ -106,7 +98,7 @@ for (
 ) {
 	my ($error, $pattern) = @$_;
 	subtest $error => sub {
-		my $result = with_madvise("error=$error:when=$chunk+", 'start', make_spec(spec('filled', {
+		my $result = spawn_slowed("error=$error:when=$chunk+", 'start', make_spec(spec('filled', {
 			memory => '256MiB', 'memory-backing' => { prealloc => TRUE, 'host-nodes' => '0' } })))->wait_exit;
 		ended $result, 4, $pattern, 'is an error with node and count';
 		clean 'nothing is left', $free;

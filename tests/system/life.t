@@ -198,8 +198,7 @@ subtest 'a guest that powers off while nobody looks' => sub {
 	syswrite $console, "poweroff -f\n";
 	ok eventually(120, sub { status_of('alone')->{state} eq 'shutdown' }), 'is kept' or return;
 	close $console;
-	# A terminal's modes before anything was done to it.
-	my $fresh = do { my $nothing = spawn_command('true', { pty => 1 }); $nothing->wait_exit; $nothing->terminal_modes };
+	my $fresh = fresh_modes();
 	my $vm = spawn_ancla('run', '--attach', 'alone', { pty => 1 });
 	ok $vm->wait_for_output(qr/ancla: the guest had powered off; it is started again/), 'until somebody takes it over';
 	ok $vm->wait_for_output(qr/guest # /), 'who does what the spec wants';

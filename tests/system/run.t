@@ -13,8 +13,7 @@ sub on_terminal { my ($spec) = @_; return spawn_ancla('run', make_spec($spec), {
 sub restored { my ($vm, $before, $what) = @_;
 	return ok eventually(120, sub { $vm->terminal_modes eq $before }), "the terminal is as it was $what" }
 
-# A terminal's modes before anything was done to it.
-my $fresh = do { my $nothing = spawn_command('true', { pty => 1 }); $nothing->wait_exit; $nothing->terminal_modes };
+my $fresh = fresh_modes();
 
 subtest 'a shell in the guest' => sub {
 	my $vm = run_linux(linux('shell', 'ancla.do=shell'), { pty => 1 }) or return;
