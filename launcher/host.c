@@ -40,20 +40,24 @@ static int read_live(struct host *host, bool has_distances, struct error *err)
 	return host_live_memory(host, err);
 }
 
-/* Numbers that no Linux has would make our sets and arrays huge. */
-static int check_numbers(hwloc_topology_t topology, struct error *err)
+/* Numbers that no Linux has would make our sets and arrays huge; the same number twice would be two
+ * CPUs or nodes of one name. */
+static int check_numbers(hwloc_topology_t topology, hwloc_obj_type_t type, const char *what,
+                         struct error *err)
 {
-	static const hwloc_obj_type_t types[] = { HWLOC_OBJ_PU, HWLOC_OBJ_NUMANODE };
+	cleanup_bitmap hwloc_bitmap_t seen = xbitmap();
+	hwloc_obj_t obj = NULL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
-		hwloc_obj_t obj = NULL;
-
-		while ((obj = hwloc_get_next_obj_by_type(topology, types[i], obj)))
-			if (obj->os_index > CPULIST_MAX)
-				return error_set(
-				    err, EXIT_SPEC,
-				    "the host has a %s numbered %u; expected at most %d",
-				    i ? "node" : "CPU", obj->os_index, CPULIST_MAX);
+	while ((obj = hwloc_get_next_obj_by_type(topology, type, obj))) {
+		if (obj->os_index > CPULIST_MAX)
+			return error_set(err, EXIT_SPEC,
+			                 "the host has a %s numbered %u; expected at most %d", what,
+			                 obj->os_index, CPULIST_MAX);
+		if (hwloc_bitmap_isset(seen, obj->os_index))
+			return error_set(err, EXIT_SPEC,
+			                 "the host has two %ss numbered %u; expected a number each",
+			                 what, obj->os_index);
+		hwloc_bitmap_set(seen, obj->os_index);
 	}
 	return 0;
 }
@@ -67,7 +71,8 @@ static struct host *load(const char *description, struct error *err)
 
 	if (!topology)
 		return NULL;
-	failed = check_numbers(topology, err);
+	failed = check_numbers(topology, HWLOC_OBJ_PU, "CPU", err) < 0 ||
+	         check_numbers(topology, HWLOC_OBJ_NUMANODE, "node", err) < 0;
 	if (!failed) {
 		host = host_new();
 		has_distances = host_topology_read(host, topology);

@@ -370,11 +370,17 @@ static void a_damaged_file_is_refused(void **state)
 	cleanup_free char *broken = replace(text, "type=\"NUMANode\"", "type=\"Horse\"");
 	cleanup_free char *high =
 	    replace(text, "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"70000\"");
+	cleanup_free char *cpu_twice =
+	    replace(text, "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"2\"");
+	cleanup_free char *node_twice =
+	    replace(text, "type=\"NUMANode\" os_index=\"1\"", "type=\"NUMANode\" os_index=\"0\"");
 	cleanup_path struct file cut = write_text(text, strlen(text) / 2);
 	cleanup_path struct file nul = write_text(text, strlen(text) + 1);
 	cleanup_path struct file version = write_text(newer, strlen(newer));
 	cleanup_path struct file horse = write_text(broken, strlen(broken));
 	cleanup_path struct file number = write_text(high, strlen(high));
+	cleanup_path struct file cpus = write_text(cpu_twice, strlen(cpu_twice));
+	cleanup_path struct file nodes = write_text(node_twice, strlen(node_twice));
 	cleanup_path struct file empty =
 	    write_text(machine_without_cpus, strlen(machine_without_cpus));
 
@@ -385,6 +391,8 @@ static void a_damaged_file_is_refused(void **state)
 	assert_refused(version.path, "newer hwloc");
 	assert_refused(horse.path, "hwloc finds a mistake in it");
 	assert_refused(number.path, "number above");
+	assert_refused(cpus.path, "two CPUs numbered 2");
+	assert_refused(nodes.path, "two nodes numbered 0");
 }
 
 /* hwloc 2.9 dereferences NULL on this one. */
