@@ -62,6 +62,22 @@ static int check_numbers(hwloc_topology_t topology, hwloc_obj_type_t type, const
 	return 0;
 }
 
+/* Linux has one count for each size. */
+static int check_pages(const struct host *host, struct error *err)
+{
+	for (size_t i = 0; i < host->n_nodes; i++) {
+		const struct host_node *node = &host->nodes[i];
+
+		for (size_t j = 1; j < node->n_pages; j++)
+			if (node->pages[j - 1].size == node->pages[j].size)
+				return error_set(err, EXIT_SPEC,
+				                 "node %u of the host has two counts of pages of "
+				                 "%llu bytes; expected one for each size",
+				                 node->id, (unsigned long long)node->pages[j].size);
+	}
+	return 0;
+}
+
 static struct host *load(const char *description, struct error *err)
 {
 	hwloc_topology_t topology = host_topology_open(description, err);
@@ -76,6 +92,7 @@ static struct host *load(const char *description, struct error *err)
 	if (!failed) {
 		host = host_new();
 		has_distances = host_topology_read(host, topology);
+		failed = check_pages(host, err) < 0;
 		if (description)
 			host_topology_devices(host, topology);
 	}
@@ -126,6 +143,10 @@ static int rehearse_end(pid_t child, int in, const char *description, struct err
 	if (!status)
 		return 0;
 	cleanup_free char *shown = escape(description, strlen(description), 200);
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+		return error_set(err, EXIT_SPEC,
+		                 "cannot read the host from \"%s\": it takes hwloc more than %d s",
+		                 shown, REHEARSAL_SECONDS);
 	return error_set(err, EXIT_SPEC,
 	                 "cannot read the host from \"%s\": it is damaged, hwloc fails on it (%s)",
 	                 shown, WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it exits");

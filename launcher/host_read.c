@@ -328,6 +328,12 @@ static struct hwloc_distances_s *latencies(hwloc_topology_t topology)
 	return NULL;
 }
 
+/* No firmware gives more than 255; nobody's sums of these overflow. */
+static unsigned as_distance(hwloc_uint64_t value)
+{
+	return value < UINT16_MAX ? (unsigned)value : UINT16_MAX;
+}
+
 /* The matrix may cover only some nodes, and objects that are no nodes. */
 static bool read_distances(struct host *host, hwloc_topology_t topology)
 {
@@ -343,7 +349,7 @@ static bool read_distances(struct host *host, hwloc_topology_t topology)
 		for (unsigned j = 0; nodes[i] && j < matrix->nbobjs; j++)
 			if (nodes[j])
 				nodes[i]->distances[nodes[j] - host->nodes] =
-				    (unsigned)matrix->values[i * matrix->nbobjs + j];
+				    as_distance(matrix->values[i * matrix->nbobjs + j]);
 	hwloc_distances_release(topology, matrix);
 	return true;
 }

@@ -1,4 +1,5 @@
 /* A topology from hwloc: of the live machine, an XML file, or a synthetic description. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,21 +41,21 @@ static void hide_environment(void)
 }
 
 /* The product of the levels' arities ("numa:2 core:4" is 8), as far as we need to know it:
- * hwloc would try to build any number of PUs. */
+ * hwloc would try to build any number of PUs. It reads numbers as C does: 0x10 and +16, too. */
 static uint64_t synthetic_size(const char *text)
 {
 	uint64_t size = 1;
 	int depth = 0;
 
 	for (const char *p = text; *p && size <= CPULIST_MAX; p++) {
-		bool starts = p == text || p[-1] == ' ' || p[-1] == ':';
+		bool starts = p == text || p[-1] == ':' || isspace((unsigned char)p[-1]);
 
 		if (*p == '(' || *p == '[')
 			depth++;
 		else if (*p == ')' || *p == ']')
 			depth--;
-		else if (depth == 0 && starts && *p >= '0' && *p <= '9') {
-			uint64_t arity = strtoul(p, NULL, 10);
+		else if (depth == 0 && starts && (isdigit((unsigned char)*p) || *p == '+')) {
+			uint64_t arity = strtoul(p, NULL, 0);
 
 			size *= arity <= CPULIST_MAX ? arity : CPULIST_MAX + 1;
 		}
@@ -101,17 +102,70 @@ static int load_synthetic(hwloc_topology_t topology, const char *text, struct er
 	return 0;
 }
 
-/* Whether an object of this type has a number that no Linux has: hwloc's sets would take up to 1
- * GiB for it, and seconds. */
-static bool has_large_number(const char *text, const char *type)
+/* An attribute of a tag as hwloc's own parser reads it: NAME="VALUE". */
+struct attribute {
+	const char *name, *value;
+	size_t name_length, value_length;
+};
+
+/* Reads the attribute at *text and goes behind it; false: there is none. */
+static bool next_attribute(const char **text, struct attribute *attribute)
 {
-	static const char attribute[] = " os_index=\"";
+	const char *name = *text + strspn(*text, " \t\n"), *end;
 
-	for (const char *found = strstr(text, type); found; found = strstr(found + 1, type)) {
-		const char *number = strstr(found, attribute), *end = strchr(found, '>');
+	attribute->name = name;
+	attribute->name_length = strspn(name, "abcdefghijklmnopqrstuvwxyz_");
+	if (strncmp(name + attribute->name_length, "=\"", 2) != 0)
+		return false;
+	attribute->value = name + attribute->name_length + 2;
+	end = strpbrk(attribute->value, "\">");
+	if (!end || *end != '"')
+		return false;
+	attribute->value_length = (size_t)(end - attribute->value);
+	*text = end + 1;
+	return true;
+}
 
-		if (number && end && number < end &&
-		    strtoul(number + strlen(attribute), NULL, 10) > CPULIST_MAX)
+static bool is_named(const struct attribute *attribute, const char *name)
+{
+	return attribute->name_length == strlen(name) &&
+	       strncmp(attribute->name, name, attribute->name_length) == 0;
+}
+
+static bool is_number_of_linux(const struct attribute *attribute)
+{
+	return isdigit((unsigned char)*attribute->value) &&
+	       strtoul(attribute->value, NULL, 10) <= CPULIST_MAX;
+}
+
+/* The attributes of one object: is it a CPU or node without a number that Linux has? */
+static bool has_wrong_number(const char *attributes)
+{
+	hwloc_obj_type_t type = HWLOC_OBJ_MACHINE;
+	bool numbered = false, wrong = false;
+	struct attribute attribute;
+
+	while (next_attribute(&attributes, &attribute)) {
+		if (is_named(&attribute, "type")) {
+			cleanup_free char *name =
+			    xasprintf("%.*s", (int)attribute.value_length, attribute.value);
+			hwloc_type_sscanf(name, &type, NULL, 0);
+		} else if (is_named(&attribute, "os_index")) {
+			numbered = true;
+			wrong |= !is_number_of_linux(&attribute);
+		}
+	}
+	return (type == HWLOC_OBJ_PU || type == HWLOC_OBJ_NUMANODE) && (wrong || !numbered);
+}
+
+/* hwloc's sets would take 512 MiB for such a number, each, and seconds. */
+static bool has_wrong_numbers(const char *text)
+{
+	static const char object[] = "<object ";
+
+	for (const char *found = strstr(text, object); found; found = strstr(found, object)) {
+		found += strlen(object);
+		if (has_wrong_number(found))
 			return true;
 	}
 	return false;
@@ -126,8 +180,8 @@ static const char *xml_fault(const char *text, size_t length)
 		return "it is not XML of hwloc (write one with: lstopo --of xml FILE)";
 	if (!strstr(text, "</topology>"))
 		return "it is cut short: its end, </topology>, is missing";
-	if (has_large_number(text, " type=\"PU\"") || has_large_number(text, " type=\"NUMANode\""))
-		return "it has a CPU or node with a number above that of any Linux";
+	if (has_wrong_numbers(text))
+		return "it has a CPU or node with a number above that of any Linux, or without one";
 	return NULL;
 }
 

@@ -224,7 +224,7 @@ static void a_matrix_may_cover_only_some_nodes(void **state)
 	hwloc_topology_t topology = synthetic("numa:3 pu:1");
 	hwloc_obj_t objs[2] = { hwloc_get_obj_by_type(topology, HWLOC_OBJ_NUMANODE, 0),
 		                hwloc_get_obj_by_type(topology, HWLOC_OBJ_NUMANODE, 2) };
-	hwloc_uint64_t values[4] = { 10, 31, 32, 11 };
+	hwloc_uint64_t values[4] = { 10, 31, (UINT64_C(1) << 32) + 10, 11 };
 	hwloc_distances_add_handle_t handle = hwloc_distances_add_create(
 	    topology, "NUMALatency",
 	    HWLOC_DISTANCES_KIND_FROM_USER | HWLOC_DISTANCES_KIND_MEANS_LATENCY, 0);
@@ -237,7 +237,7 @@ static void a_matrix_may_cover_only_some_nodes(void **state)
 	cleanup_host struct host *host = load(file.path);
 
 	assert_int_equal(host->nodes[0].distances[2], 31);
-	assert_int_equal(host->nodes[2].distances[0], 32);
+	assert_int_equal(host->nodes[2].distances[0], 65535);
 	assert_int_equal(host->nodes[2].distances[2], 11);
 	assert_int_equal(host->nodes[0].distances[1], 20);
 	assert_int_equal(host->nodes[1].distances[1], 10);
@@ -319,6 +319,19 @@ static void huge_pages_come_from_the_page_types(void **state)
 	assert_int_equal(node->free, 2147483648);
 }
 
+static void a_page_size_that_comes_twice_is_refused(void **state)
+{
+	cleanup_free char *text = export_text(synthetic("numa:2(memory=4294967296) pu:1"));
+	cleanup_free char *twice = replace(text, "<page_type size=\"4096\"",
+	                                   "<page_type size=\"2097152\" count=\"1\"/>\n"
+	                                   "<page_type size=\"2097152\" count=\"512\"/>\n"
+	                                   "<page_type size=\"4096\"");
+	cleanup_path struct file file = write_text(twice, strlen(twice));
+
+	(void)state;
+	assert_refused(file.path, "node 0 of the host has two counts of pages of 2097152 bytes");
+}
+
 static void two_thousand_cpus_are_indexed(void **state)
 {
 	cleanup_host struct host *host =
@@ -348,6 +361,8 @@ static void a_wrong_description_is_refused(void **state)
 	assert_refused("core:2 pu:", "expected levels from the outside in");
 	assert_refused("numa:9999 core:9999 pu:2", "more than 65535 CPUs");
 	assert_refused("pu:4294967296", "more than 65535 CPUs");
+	assert_refused("pu:0xffffffff", "more than 65535 CPUs");
+	assert_refused("core:2\tpu:+65535", "more than 65535 CPUs");
 	assert_refused("core:1 pu:2(indexes=0,4294967295)", "above 65535 in its indexes");
 	assert_refused("/tmp", "directory");
 	assert_refused("/dev/null", "is empty");
@@ -368,8 +383,6 @@ static void a_damaged_file_is_refused(void **state)
 	cleanup_free char *text = export_text(synthetic("numa:2 core:2 pu:1"));
 	cleanup_free char *newer = replace(text, "<topology version=\"2", "<topology version=\"9");
 	cleanup_free char *broken = replace(text, "type=\"NUMANode\"", "type=\"Horse\"");
-	cleanup_free char *high =
-	    replace(text, "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"70000\"");
 	cleanup_free char *cpu_twice =
 	    replace(text, "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"2\"");
 	cleanup_free char *node_twice =
@@ -378,7 +391,6 @@ static void a_damaged_file_is_refused(void **state)
 	cleanup_path struct file nul = write_text(text, strlen(text) + 1);
 	cleanup_path struct file version = write_text(newer, strlen(newer));
 	cleanup_path struct file horse = write_text(broken, strlen(broken));
-	cleanup_path struct file number = write_text(high, strlen(high));
 	cleanup_path struct file cpus = write_text(cpu_twice, strlen(cpu_twice));
 	cleanup_path struct file nodes = write_text(node_twice, strlen(node_twice));
 	cleanup_path struct file empty =
@@ -390,9 +402,33 @@ static void a_damaged_file_is_refused(void **state)
 	assert_refused(nul.path, "not XML of hwloc");
 	assert_refused(version.path, "newer hwloc");
 	assert_refused(horse.path, "hwloc finds a mistake in it");
-	assert_refused(number.path, "number above");
 	assert_refused(cpus.path, "two CPUs numbered 2");
 	assert_refused(nodes.path, "two nodes numbered 0");
+}
+
+/* However it is written: hwloc would take 512 MiB for each. */
+static void a_number_that_no_linux_has_is_refused_before_hwloc_sees_it(void **state)
+{
+	static const char *const ways[][2] = {
+		{ "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"70000\"" },
+		{ "type=\"PU\" os_index=\"3\"", "type=\"PU\"\tos_index=\"4294967290\"" },
+		{ "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"&#10;4294967290\"" },
+		{ "type=\"PU\" os_index=\"3\"", "type=\"pu\"\n os_index=\"-1\"" },
+		{ "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"3\" os_index=\"70000\"" },
+		{ "type=\"PU\" os_index=\"3\"", "type=\"PU\" name=\" os_index=\"3\"" },
+		{ "type=\"PU\" os_index=\"3\"", "type=\"PU\"" },
+		{ "type=\"NUMANode\" os_index=\"1\"", "type=\"Node\" os_index=\"70000\"" },
+		{ "type=\"NUMANode\" os_index=\"1\"", "type=\"NUMANode\"" },
+	};
+	cleanup_free char *text = export_text(synthetic("numa:2 core:2 pu:1"));
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+		cleanup_free char *high = replace(text, ways[i][0], ways[i][1]);
+		cleanup_path struct file file = write_text(high, strlen(high));
+
+		assert_refused(file.path, "a number above that of any Linux, or without one");
+	}
 }
 
 /* hwloc 2.9 dereferences NULL on this one. */
@@ -482,9 +518,11 @@ int main(void)
 		cmocka_unit_test(kinds_are_ranked),
 		cmocka_unit_test(numbers_may_have_holes),
 		cmocka_unit_test(huge_pages_come_from_the_page_types),
+		cmocka_unit_test(a_page_size_that_comes_twice_is_refused),
 		cmocka_unit_test(two_thousand_cpus_are_indexed),
 		cmocka_unit_test(a_wrong_description_is_refused),
 		cmocka_unit_test(a_damaged_file_is_refused),
+		cmocka_unit_test(a_number_that_no_linux_has_is_refused_before_hwloc_sees_it),
 		cmocka_unit_test(a_file_that_crashes_hwloc_is_refused),
 		cmocka_unit_test(the_environment_changes_nothing),
 		cmocka_unit_test(this_machine_has_what_the_kernel_says),
