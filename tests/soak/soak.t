@@ -4,8 +4,8 @@
 # memory files, huge pages) are at the end of each lap what they were after the first; memory stays
 # below the bounds stated here.
 #
-# Huge pages are reserved and given back by one of the VMs, unless SOAK_HUGEPAGES=no: then others on
-# this machine may do with them what they like.
+# The one that lasts and some of the others are on huge pages of 2 MiB, which they reserve and give back, unless
+# SOAK_HUGEPAGES=no: then others on this machine may do with them what they like.
 use strict;
 use warnings;
 use FindBin;
@@ -105,6 +105,28 @@ sub with_vm {
 	return;
 }
 
+# Memory of so many huge pages, and as many of those are reserved as the pool is short of.
+sub huge { my ($pages) = @_; return (memory => 2 * $pages . 'MiB', 'memory-backing' => { hugepages => { size => '2MiB', reserve => 'grow' } }) }
+# All that are free, and some more.
+sub more_huge { return { huge(hugepages_free() + 4) } }
+
+sub killed {
+	my ($more) = @_;
+	my $status = start_vm(spec('soak', { memory => '16MiB', %$more })) or return $failures++;
+	kill KILL => @$status{qw(supervisor pid)};
+	wait_gone($_) for @$status{qw(supervisor pid)};
+	return good('list');
+}
+
+sub stopped_early {
+	my ($more) = @_;
+	my $start = spawn_ancla('start', make_spec(spec('soak', { memory => '16MiB', %$more })));
+	select undef, undef, undef, rand 0.3;
+	$start->signal('TERM');
+	my $result = $start->wait_exit;
+	return !defined $result->{exit} || $result->{exit} || good(qw(stop --force soak));
+}
+
 my %two = (vcpus => 2, cputune => { vcpupin => { 0 => '0', 1 => '1' }, emulatorpin => '0' });
 my $spec_lap = 0;
 
@@ -118,9 +140,9 @@ my @kinds = (
 	[ 'shares and quota' => sub {
 		with_vm({ %two, cputune => { %{ $two{cputune} }, shares => 512, quota => '150%' } }, [qw(pin soak shares 2048 quota 120%)]);
 	} ],
-	[ 'huge pages that it reserves' => sub {
-		with_vm({ 'memory-backing' => { hugepages => { size => '2MiB', reserve => 'grow' } } }) if $huge;
-	} ],
+	[ 'huge pages that it reserves' => sub { with_vm(more_huge(), [qw(status soak)]) if $huge } ],
+	[ 'such a one killed with its supervisor' => sub { killed(more_huge()) if $huge } ],
+	[ 'such a one stopped while it starts' => sub { stopped_early(more_huge()) if $huge } ],
 	[ 'in the foreground, ended by signals' => sub {
 		my $run = spawn_ancla('run', make_spec(spec('soak', { memory => '16MiB' })));
 		$run->wait_for_output(qr/soak runs/) or return $failures++;
@@ -141,12 +163,7 @@ my @kinds = (
 		my $spec = spec('soak', { memory => '16MiB', qemu => { binary => wrapper('dies', 'exit 3') } });
 		ended(run_ancla('start', make_spec($spec)), 1, qr/status 3/, 'dies') or $failures++;
 	} ],
-	[ 'killed with its supervisor' => sub {
-		my $status = start_vm(spec('soak', { memory => '16MiB', cputune => { shares => 512 } })) or return $failures++;
-		kill KILL => @$status{qw(supervisor pid)};
-		wait_gone($_) for @$status{qw(supervisor pid)};
-		good('list');
-	} ],
+	[ 'killed with its supervisor' => sub { killed({ cputune => { shares => 512 } }) } ],
 	[ 'taken over' => sub {
 		my $status = start_vm(spec('soak', { memory => '16MiB' })) or return $failures++;
 		kill KILL => $status->{supervisor};
@@ -156,13 +173,7 @@ my @kinds = (
 		good(qw(stop --force soak));
 		defined $run->wait_exit->{exit} or $failures++;
 	} ],
-	[ 'stopped while it starts' => sub {
-		my $start = spawn_ancla('start', make_spec(spec('soak', { memory => '16MiB' })));
-		select undef, undef, undef, rand 0.3;
-		$start->signal('TERM');
-		my $result = $start->wait_exit;
-		if (defined $result->{exit} && $result->{exit} == 0) { good(qw(stop --force soak)) }
-	} ],
+	[ 'stopped while it starts' => sub { stopped_early({}) } ],
 );
 
 # The changes of the one that lasts.
@@ -185,9 +196,10 @@ sub lap {
 
 # ---- the soak ----
 
+my @pages_before = (hugepages_free(), hugepages_total());
 my $status = start_vm(spec('lasting', {
 	%two, iothreads => ['io0'], cputune => { %{ $two{cputune} }, shares => 1024, quota => '200%' },
-	'memory-backing' => { prealloc => TRUE },
+	$huge ? huge(32) : ('memory-backing' => { prealloc => TRUE }),
 })) or BAIL_OUT('the VM that lasts does not start');
 my ($began, $shown, $base, $now, $laps, %all) = (time, 0, undef, undef, 0);
 my @names = map { $_->[0] } @bounds, @of_machine;
@@ -223,4 +235,5 @@ unless ($failures) {
 stop_vm('lasting');
 clean 'and nothing is left';
 is_deeply [ our_cgroups() ], [], 'nor a cgroup';
+is_deeply [ hugepages_free(), hugepages_total() ], \@pages_before, "all $pages_before[1] huge pages are as they were" if $huge;
 done_testing;
