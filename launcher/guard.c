@@ -1,38 +1,14 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
-#include <fcntl.h>
 
+#include "child.h"
 #include "guard.h"
 #include "kernel.h"
 #include "util.h"
-
-/* Closes everything but three descriptors, so that the guard holds no lock and no socket. */
-static void close_others(int a, int b, int c)
-{
-	int keep[3] = { a, b, c };
-	unsigned from = 0;
-
-	for (int i = 0; i < 3; i++)
-		for (int j = i + 1; j < 3; j++)
-			if (keep[j] < keep[i]) {
-				int swap = keep[i];
-				keep[i] = keep[j];
-				keep[j] = swap;
-			}
-	for (int i = 0; i < 3; i++) {
-		if (keep[i] < 0)
-			continue;
-		if ((unsigned)keep[i] > from)
-			close_range(from, (unsigned)keep[i] - 1, 0);
-		from = (unsigned)keep[i] + 1;
-	}
-	close_range(from, ~0u, 0);
-}
 
 static ssize_t read_word(int fd, char *word)
 {
@@ -50,9 +26,7 @@ static void guard_main(int words, int pidfd, int terminal, const struct termios 
 {
 	char word;
 
-	prctl(PR_SET_NAME, "ancla-guard");
 	setsid();
-	close_others(words, pidfd, terminal);
 	if (read_word(words, &word) != 1)
 		kernel_pidfd_kill(pidfd, SIGKILL);
 	else if (terminal >= 0)
@@ -67,7 +41,6 @@ static void guard_main(int words, int pidfd, int terminal, const struct termios 
 int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err)
 {
 	struct termios before;
-	sigset_t all, mask;
 	int ends[2];
 
 	/* Here, not in the guard: the caller may change the terminal as soon as this returns. */
@@ -76,14 +49,10 @@ int guard_start(struct guard *guard, int pidfd, int terminal, struct error *err)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return error_set(err, EXIT_FAILED, "cannot make a pipe for the guard: %s",
 		                 strerror(errno));
-	/* No signal ends the guard, from its first moment on. */
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &mask);
-	guard->pid = fork();
+	guard->pid = child_fork("ancla-guard", (int[]){ ends[0], pidfd, terminal }, 3);
 	if (guard->pid == 0)
 		guard_main(ends[0], pidfd, terminal, &before);
 	int reason = errno;
-	sigprocmask(SIG_SETMASK, &mask, NULL);
 	close(ends[0]);
 	guard->pipe = ends[1];
 	guard->stays = terminal >= 0;
@@ -117,7 +86,6 @@ void guard_end(struct guard *guard)
 		close(guard->pipe);
 	guard->pipe = -1;
 	if (guard->pid > 0)
-		while (waitpid(guard->pid, NULL, 0) < 0 && errno == EINTR)
-			continue;
+		child_wait(guard->pid);
 	guard->pid = 0;
 }

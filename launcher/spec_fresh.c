@@ -1,15 +1,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "spec_fresh.h"
 #include "util.h"
 
@@ -20,11 +18,7 @@ static void guard(const char *path, int pipe)
 	ssize_t got;
 	char word;
 
-	prctl(PR_SET_NAME, "ancla-guard");
 	setsid();
-	if (pipe > 0)
-		close_range(0, (unsigned)pipe - 1, 0);
-	close_range((unsigned)pipe + 1, ~0U, 0);
 	do
 		got = read(pipe, &word, 1);
 	while (got < 0 && errno == EINTR);
@@ -36,21 +30,15 @@ static void guard(const char *path, int pipe)
 
 static int start_guard(struct spec_fresh *fresh, struct error *err)
 {
-	sigset_t all, mask;
 	int ends[2];
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return error_set(err, EXIT_FAILED, "cannot make a pipe to guard %s: %s",
 		                 fresh->path, strerror(errno));
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &mask);
-	fresh->guard = fork();
-	int reason = errno;
-	if (fresh->guard == 0) {
-		close(ends[1]);
+	fresh->guard = child_fork("ancla-guard", &ends[0], 1);
+	if (fresh->guard == 0)
 		guard(fresh->path, ends[0]);
-	}
-	sigprocmask(SIG_SETMASK, &mask, NULL);
+	int reason = errno;
 	close(ends[0]);
 	fresh->pipe = ends[1];
 	if (fresh->guard > 0)
@@ -92,8 +80,7 @@ void spec_fresh_end(struct spec_fresh *fresh)
 	if (fresh->pipe >= 0)
 		close(fresh->pipe);
 	if (fresh->guard > 0)
-		while (waitpid(fresh->guard, NULL, 0) < 0 && errno == EINTR)
-			continue;
+		child_wait(fresh->guard);
 	free(fresh->path);
 	*fresh = (struct spec_fresh)SPEC_FRESH_INIT;
 }

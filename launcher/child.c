@@ -1,0 +1,60 @@
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "child.h"
+
+/* The lowest of `keep` from that descriptor on, or -1. */
+static int next_kept(unsigned from, const int *keep, size_t n_keep)
+{
+	int next = -1;
+
+	for (size_t i = 0; i < n_keep; i++)
+		if (keep[i] >= 0 && (unsigned)keep[i] >= from && (next < 0 || keep[i] < next))
+			next = keep[i];
+	return next;
+}
+
+static void close_others(const int *keep, size_t n_keep)
+{
+	unsigned from = 0;
+	int next;
+
+	while ((next = next_kept(from, keep, n_keep)) >= 0) {
+		if ((unsigned)next > from)
+			close_range(from, (unsigned)next - 1, 0);
+		from = (unsigned)next + 1;
+	}
+	close_range(from, ~0u, 0);
+}
+
+pid_t child_fork(const char *name, const int *keep, size_t n_keep)
+{
+	sigset_t all, before;
+
+	/* From its first moment on. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_NAME, name);
+		close_others(keep, n_keep);
+		return 0;
+	}
+	int reason = errno;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	errno = reason;
+	return pid;
+}
+
+int child_wait(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -1;
+	return status;
+}
