@@ -17,6 +17,16 @@ static int next_kept(unsigned from, const int *keep, size_t n_keep)
 	return next;
 }
 
+/* All at once; one by one where a container's seccomp profile does not know close_range(2). */
+static void close_span(unsigned from, unsigned to)
+{
+	if (close_range(from, to, 0) == 0)
+		return;
+	long most = sysconf(_SC_OPEN_MAX);
+	for (unsigned fd = from; fd <= to && (long)fd < most; fd++)
+		close((int)fd);
+}
+
 static void close_others(const int *keep, size_t n_keep)
 {
 	unsigned from = 0;
@@ -24,10 +34,10 @@ static void close_others(const int *keep, size_t n_keep)
 
 	while ((next = next_kept(from, keep, n_keep)) >= 0) {
 		if ((unsigned)next > from)
-			close_range(from, (unsigned)next - 1, 0);
+			close_span(from, (unsigned)next - 1);
 		from = (unsigned)next + 1;
 	}
-	close_range(from, ~0u, 0);
+	close_span(from, ~0u);
 }
 
 pid_t child_fork(const char *name, const int *keep, size_t n_keep)

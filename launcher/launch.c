@@ -300,7 +300,7 @@ int launch(const struct spec *spec, const struct launch_options *options, struct
 			}
 		return 0;
 	}
-	/* The fill's threads read the plan, which goes with the VM. */
+	/* It ends before the memory that it fills. */
 	fill_cancel(l.fill);
 	l.fill = NULL;
 	vm_end(vm);

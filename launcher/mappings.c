@@ -221,12 +221,13 @@ static int read_numa_maps(struct search *search, struct error *err)
 	return 0;
 }
 
-int mapping_own_thp(const char *address, uint64_t length, uint64_t *bytes, struct error *err)
+int mapping_thp(const char *pid, const char *address, uint64_t length, uint64_t *bytes,
+                struct error *err)
 {
 	struct found found = { .mapping = { .start = (uintptr_t)address, .size = length } };
-	struct search own = { .pid = "self", .list = &found, .count = 1 };
+	struct search one = { .pid = pid, .list = &found, .count = 1 };
 
-	if (read_smaps(&own, err) < 0)
+	if (read_smaps(&one, err) < 0)
 		return -1;
 	*bytes = found.mapping.thp;
 	return 0;

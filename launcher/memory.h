@@ -1,8 +1,8 @@
 /* Guest memory: made, filled on the right nodes before QEMU touches it, and read back.
  *
  * One memfd per guest node (or an unlinked file of hugetlbfs) with the page size asked for, its
- * policy set by mbind(2) on the launcher's own mapping, its pages populated by threads bound to
- * the host nodes, all nodes at once, while QEMU starts. See memfd_create(2), mbind(2),
+ * policy set by mbind(2) on a mapping of the launcher's own, its pages populated by threads bound
+ * to the host nodes, all nodes at once, while QEMU starts. See memfd_create(2), mbind(2),
  * madvise(2) (MADV_POPULATE_WRITE, Linux 5.14),
  * Documentation/admin-guide/mm/numa_memory_policy.rst. */
 #ifndef ANCLA_MEMORY_H
@@ -32,10 +32,12 @@ struct fill;
 
 /* Starts filling every region whose fill is FILL_LAUNCHER; fds[i] belongs to plan->memory[i] (-1
  * where there is none) and stays the caller's; the plan must outlive the fill, the host need not.
- * The threads run on CPUs of the host nodes: never on an isolated CPU, where somebody's real-time
- * thread may be, unless it is a vCPU's of this plan; at SCHED_IDLE, out of the way of QEMU's
- * start, if they may leave it again. NULL and an error if it cannot be started; never NULL without
- * an error: a plan with nothing to fill gives a fill that is done, without a thread. */
+ * A process of its own fills, the filler, which the kernel takes before any other where plain pages
+ * run out. Its threads run on CPUs of the host nodes: never on an isolated CPU, where somebody's
+ * real-time thread may be, unless it is a vCPU's of this plan; at SCHED_IDLE, out of the way of
+ * QEMU's start, if they may leave it again, and not on all the CPUs that it may start on. NULL and
+ * an error if it cannot be started; never NULL without an error: a plan with nothing to fill gives
+ * a fill that is done, without a process. */
 struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds,
                         struct error *err);
 
@@ -49,18 +51,16 @@ int fill_fd(const struct fill *fill);
 /* Bytes filled so far, and in all. */
 void fill_progress(const struct fill *fill, uint64_t *done, uint64_t *total);
 
-/* From now on at normal priority: QEMU has greeted. */
+/* From now on at normal priority, on all CPUs: QEMU has greeted. */
 void fill_hurry(struct fill *fill);
 
-/* Waits for the threads; 0, or -1 and the first error: EXIT_GRANT with guest node, host nodes,
- * page size, pages had and needed. The fill stays, with its mappings, for fill_residency(). */
+/* Waits for the end; 0, or -1 and the first error: EXIT_GRANT with guest node, host nodes, page
+ * size, pages had and needed, also where the kernel has killed the filler for want of memory. The
+ * filler stays, with its mappings, for fill_residency(). */
 int fill_wait(struct fill *fill, struct error *err);
 
-/* fill_wait(), then unmaps (10 to 50 ms a GiB of plain pages: better after `cont`) and frees the
- * fill. */
-int fill_finish(struct fill *fill, struct error *err);
-
-/* Stops as soon as each thread ends its chunk, frees everything. NULL is allowed. */
+/* Ends the filler at once, done or not, waits until it has unmapped (10 to 50 ms a GiB of plain
+ * pages: better after `cont`), frees everything. NULL is allowed. */
 void fill_cancel(struct fill *fill);
 
 /* Where the pages of one region really are. */
@@ -74,9 +74,9 @@ struct residency {
 };
 
 /* What residency_of_file() would say of every region that the fill has filled, but without mapping
- * the pages once more: a tenth of the time with plain pages. After fill_wait(). list[i] belongs
- * to plan->memory[i], page_size is 0 where the launcher filled nothing. The caller frees every
- * list[i].pages. */
+ * the pages once more, as the filler has them: a tenth of the time with plain pages. After
+ * fill_wait(). list[i] belongs to plan->memory[i], page_size is 0 where the launcher filled
+ * nothing. The caller frees every list[i].pages. */
 int fill_residency(const struct fill *fill, struct residency *list, struct error *err);
 
 /* Reads it through a mapping of our own of the same file: maps every page that the file holds

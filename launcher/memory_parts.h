@@ -1,4 +1,4 @@
-/* What memory.c, fill.c, residency.c and mappings.c share; nobody else includes it. */
+/* What memory.c, fill.c, fill_work.c, residency.c and mappings.c share; nobody else includes it. */
 #ifndef ANCLA_MEMORY_PARTS_H
 #define ANCLA_MEMORY_PARTS_H
 
@@ -33,7 +33,7 @@ char *memory_huge_directory(int node, uint64_t page_size);
 /* madvise(2), again while it says EINTR or EAGAIN; 0 or the errno. */
 int memory_advise(char *address, uint64_t length, int advice);
 
-/* A mapping of our own whose pages are all mapped. */
+/* A mapping, of our own or of the filler, whose pages are all mapped. */
 struct counted {
 	char *address;
 	uint64_t length;             /* bytes */
@@ -42,8 +42,9 @@ struct counted {
 	struct residency *residency; /* added to */
 };
 
-/* Counts the pages of the mappings by node, in one pass over our own numa_maps. */
-int residency_count(struct counted *list, size_t count, struct error *err);
+/* Counts the pages of the process's mappings (`pid` 0: of our own) by node, in one pass over its
+ * numa_maps. */
+int residency_count(pid_t pid, struct counted *list, size_t count, struct error *err);
 
 /* One line of numa_maps (Documentation/filesystems/proc.rst; numa(7)). */
 struct numa_line {
@@ -59,8 +60,10 @@ FILE *numa_maps_open(const char *pid);
 /* The next line; false at the end. The caller frees .residency.pages. */
 bool numa_maps_next(FILE *file, struct numa_line *line);
 
-/* Bytes of our own mapping that are in transparent huge pages of its file, by the page tables. */
-int mapping_own_thp(const char *address, uint64_t length, uint64_t *bytes, struct error *err);
+/* Bytes of a mapping of the process (as numa_maps_open() has it) that are in transparent huge pages
+ * of its file, by the page tables. */
+int mapping_thp(const char *pid, const char *address, uint64_t length, uint64_t *bytes,
+                struct error *err);
 
 void residency_add(struct residency *residency, size_t node, uint64_t pages);
 

@@ -87,28 +87,30 @@ static void take_counts(struct residency *residency, struct numa_line *line)
 		residency->page_size = line->residency.page_size;
 }
 
-static void find_missing(const struct counted *counted, struct residency *residency)
+static void find_missing(pid_t pid, const struct counted *counted, struct residency *residency)
 {
 	if (!residency->page_size)
 		residency->page_size = counted->residency->page_size;
-	residency_find(0, (uintptr_t)counted->address, counted->length, counted->mapped, residency);
+	residency_find(pid, (uintptr_t)counted->address, counted->length, counted->mapped,
+	               residency);
 }
 
-static int count_thp(struct counted *list, size_t count, struct error *err)
+static int count_thp(const char *pid, struct counted *list, size_t count, struct error *err)
 {
 	for (size_t i = 0; i < count; i++) {
 		uint64_t bytes = 0;
 		if (list[i].thp &&
-		    mapping_own_thp(list[i].address, list[i].length, &bytes, err) < 0)
+		    mapping_thp(pid, list[i].address, list[i].length, &bytes, err) < 0)
 			return -1;
 		list[i].residency->thp += bytes;
 	}
 	return 0;
 }
 
-int residency_count(struct counted *list, size_t count, struct error *err)
+int residency_count(pid_t pid, struct counted *list, size_t count, struct error *err)
 {
-	cleanup_file FILE *file = numa_maps_open("self");
+	cleanup_free char *process = pid ? xasprintf("%d", pid) : xstrdup("self");
+	cleanup_file FILE *file = numa_maps_open(process);
 	struct numa_line line;
 	size_t found = 0;
 
@@ -116,15 +118,15 @@ int residency_count(struct counted *list, size_t count, struct error *err)
 		/* A kernel without NUMA: there is one node. */
 		for (size_t i = 0; i < count; i++)
 			residency_add(list[i].residency, 0, list[i].mapped);
-		return count_thp(list, count, err);
+		return count_thp(process, list, count, err);
 	}
 	if (!file)
-		return error_set(err, EXIT_FAILED, "cannot open /proc/self/numa_maps: %s",
+		return error_set(err, EXIT_FAILED, "cannot open /proc/%s/numa_maps: %s", process,
 		                 strerror(errno));
 	while (found < count && numa_maps_next(file, &line)) {
 		for (size_t i = 0; i < count; i++) {
 			if ((uintptr_t)list[i].address == line.start) {
-				find_missing(&list[i], &line.residency);
+				find_missing(pid, &list[i], &line.residency);
 				take_counts(list[i].residency, &line);
 				found++;
 			}
@@ -133,10 +135,10 @@ int residency_count(struct counted *list, size_t count, struct error *err)
 	}
 	if (found < count)
 		return error_set(err, EXIT_FAILED,
-		                 "/proc/self/numa_maps does not show %zu of %zu mappings of guest "
+		                 "/proc/%s/numa_maps does not show %zu of %zu mappings of guest "
 		                 "memory",
-		                 count - found, count);
-	return count_thp(list, count, err);
+		                 process, count - found, count);
+	return count_thp(process, list, count, err);
 }
 
 /* A file whose pages are read, and the part of it that is mapped now. */
@@ -234,7 +236,8 @@ static int read_part(struct view *view, struct residency *result, struct error *
 		              (unsigned long long)(view->offset >> 20), strerror(reason),
 		              reason == EINVAL ? " (MADV_POPULATE_READ is of Linux 5.14)" : "");
 	else
-		status = residency_count(&(struct counted){ view->address, view->length,
+		status = residency_count(0,
+		                         &(struct counted){ view->address, view->length,
 		                                            view->mapped, view->thp, result },
 		                         1, err);
 	munmap(view->address, view->length);

@@ -1,5 +1,5 @@
 # A page that cannot be had after all, or is lost: taken by somebody else on the node that was promised,
-# beyond a limit that has become lower, broken. In the middle of the fill, where the launcher is stopped
+# beyond a limit that has become lower, broken. In the middle of the fill, where the filler is stopped
 # for it, that is an error with node and count, and nothing is left. Later, `ancla verify` finds it.
 use strict;
 use warnings;
@@ -22,15 +22,15 @@ my $cgroup = '/sys/fs/cgroup/lost';
 my $stuck = wrapper('stuck', 'exec sleep 1000');
 
 sub vm {
-	my ($kind) = @_;
+	my ($kind, $memory) = @_;
 	return {
-		name => 'lost', vcpus => 1, memory => '48MiB', placement => { mode => 'static' }, qemu => { accel => accel(), binary => $stuck },
+		name => 'lost', vcpus => 1, memory => $memory // '48MiB', placement => { mode => 'static' }, qemu => { accel => accel(), binary => $stuck },
 		'memory-backing' => { hugepages => $kind, prealloc => TRUE, 'host-nodes' => "$node" },
 	};
 }
 
-# `ancla run` of the spec in the control group, stopped when one of its threads has filled two chunks
-# or three: the program, and ancla's process; or nothing.
+# `ancla run` of the spec in the control group, its filler stopped when one of its threads has filled two
+# chunks or three: the program, the filler and its launcher; or nothing.
 my $run = 0;
 sub stopped {
 	my ($spec) = @_;
@@ -39,8 +39,8 @@ sub stopped {
 		'strace', '-f', '-b', 'execve', '-qq', '-o', $trace, '-e', 'trace=madvise', '-e', 'inject=madvise:signal=STOP:when=3',
 		$ancla, 'run', make_spec($spec));
 	my $stop = eventually(60, sub { (AnclaTest::peek($trace) // '') =~ /^(\d+) +--- stopped by SIGSTOP/m && $1 });
-	my ($pid) = $stop ? AnclaTest::slurp("/proc/$stop/status") =~ /^Tgid:\s+(\d+)/m : ();
-	return ($program, $pid) if $pid;
+	my ($pid, $launcher) = $stop ? AnclaTest::slurp("/proc/$stop/status") =~ /^Tgid:\s+(\d+).*^PPid:\s+(\d+)/ms : ();
+	return ($program, $pid, $launcher) if $pid;
 	fail 'it is stopped';
 	diag AnclaTest::peek($trace) // 'no trace', ' ', explain $program->wait_exit;
 	return;
@@ -58,6 +58,15 @@ sub take_all {
 	my $give_back = take_hugepages($node, hugepages_free($node));
 	is hugepages_free($node), 0, "node $node has none left";
 	return $give_back;
+}
+
+# Somebody takes all that is free on the node: as huge pages, for which the kernel kills nobody.
+sub take_all_plain {
+	my $count = "/sys/devices/system/node/node$node/hugepages/hugepages-2048kB/nr_hugepages";
+	my $before = AnclaTest::slurp($count) + 0;
+	write_cgroup($count, 1 << 20);
+	cmp_ok AnclaTest::slurp($count), '>', $before, 'they are taken';
+	return sub { write_cgroup($count, $before) };
 }
 
 # One more than it has now.
@@ -85,6 +94,8 @@ for my $case (
 		qr/guest memory on host node $node: 24 huge pages of 2MiB needed, (\d+) had, free: 0 on node $node; missing (\d+), reserve them: echo \d+ > \S+node$node\S+2048kB\/nr_hugepages/ ],
 	[ 'a limit of huge pages', '2MiB', 24, \&limit,
 		qr/guest memory on host node $node: 24 huge pages of 2MiB needed, (\d+) had, free: \d+ on node $node: the pages are there but the kernel does not give them \(.*\): see the limits of the cgroup \(hugetlb/ ],
+	[ 'plain pages that somebody else takes', 'none', 131072, \&take_all_plain,
+		qr/guest memory on host node $node: 131072 pages of 4KiB needed, (\d+) had \(Cannot allocate memory\), free: \d+MiB on node $node: stop something, ask for less/ ],
 	[ 'a plain page that breaks', 'none', 12288, sub { poison($_[0], 0, 46) },
 		qr/guest memory on host node $node: a page of 4KiB is broken \(memory error of the hardware, see dmesg\) after (\d+) of 12288: start again/ ],
 	[ 'a huge page that breaks', '2MiB', 24, sub { poison($_[0], 0, 46) },
@@ -92,8 +103,8 @@ for my $case (
 ) {
 	my ($what, $pages, $count, $lose, $message) = @$case;
 	subtest $what => sub {
-		my ($program, $pid) = stopped(vm($pages)) or return;
-		my $undo = $lose->($pid);
+		my ($program, $pid, $launcher) = stopped(vm($pages, $count == 131072 ? '512MiB' : undef)) or return;
+		my $undo = $lose->($launcher);
 		my $result = ends($program, $pid);
 		$undo->();
 		ended $result, 4, $message, 'is an error that counts' or return;

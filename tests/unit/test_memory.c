@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <time.h>
@@ -64,6 +65,44 @@ static void wait_for_fill(struct fill *fill)
 	struct pollfd event = { .fd = fill_fd(fill), .events = POLLIN };
 
 	assert_int_equal(poll(&event, 1, 60000), 1);
+}
+
+/* Whether it is a child of ours that fills memory. */
+static bool is_filler(const char *pid)
+{
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_free char *path = xasprintf("/proc/%s/stat", pid);
+	cleanup_free char *stat = NULL;
+	cleanup_free char *parent = xasprintf(" %d ", getpid());
+
+	if (read_file(path, 4096, &stat, NULL, &err) < 0)
+		return false;
+	const char *name = strstr(stat, "(ancla-filler) ");
+	return name && strncmp(name + strlen("(ancla-filler) ") + 1, parent, strlen(parent)) == 0;
+}
+
+/* The process that fills memory for this one, or 0. It has its name a moment after it is forked,
+ * and before it does anything else. */
+static pid_t filler(void)
+{
+	DIR *directory = opendir("/proc");
+	pid_t found = 0;
+
+	for (struct dirent *entry; !found && (entry = readdir(directory));)
+		if (is_filler(entry->d_name))
+			found = atoi(entry->d_name);
+	closedir(directory);
+	return found;
+}
+
+static pid_t wait_for_filler(void)
+{
+	int64_t deadline = kernel_now_ms() + 60000;
+	pid_t pid;
+
+	while (!(pid = filler()))
+		assert_true(kernel_now_ms() < deadline);
+	return pid;
 }
 
 static void a_memfd_is_sized_sealed_empty_and_closes_on_exec(void **state)
@@ -296,7 +335,7 @@ static void every_region_is_filled_and_its_policy_set_before(void **state)
 		assert_int_equal(bytes_held(fds[i]), memory[i].size);
 		assert_int_equal(found[i].page_size, memory[i].page_size);
 		assert_int_equal(found[i].resident, memory[i].size / memory[i].page_size);
-		assert_int_equal(mappings_of_process(getpid(), fds[i], 0, &list, &count, &err), 0);
+		assert_int_equal(mappings_of_process(filler(), fds[i], 0, &list, &count, &err), 0);
 		assert_int_equal(count, 1);
 		assert_true(memory_policy_matches(&memory[i], list[0].policy));
 		assert_false(list[0].in_core_dumps);
@@ -308,7 +347,7 @@ static void every_region_is_filled_and_its_policy_set_before(void **state)
 	assert_int_equal(found[5].page_size, 0);
 	assert_null(found[5].pages);
 	assert_int_equal(bytes_held(fds[5]), 0);
-	assert_int_equal(fill_finish(fill, &err), 0);
+	fill_cancel(fill);
 	for (size_t i = 0; i < ARRAY_SIZE(memory); i++) {
 		hwloc_bitmap_free(memory[i].host_nodes);
 		close(fds[i]);
@@ -316,29 +355,7 @@ static void every_region_is_filled_and_its_policy_set_before(void **state)
 	setting_free(&setting);
 }
 
-static size_t count_threads(void)
-{
-	DIR *directory = opendir("/proc/self/task");
-	size_t count = 0;
-
-	for (struct dirent *entry; (entry = readdir(directory));)
-		count += entry->d_name[0] != '.';
-	closedir(directory);
-	return count;
-}
-
-/* A thread that was joined may be listed for a moment longer: the kernel tells of its end first. */
-static void wait_until_alone(void)
-{
-	int64_t deadline = kernel_now_ms() + 20000;
-
-	while (count_threads() > 1) {
-		assert_true(kernel_now_ms() < deadline);
-		poll(NULL, 0, 1);
-	}
-}
-
-static void nothing_to_fill_is_done_at_once_without_a_thread(void **state)
+static void nothing_to_fill_is_done_at_once_without_a_process(void **state)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	struct plan_memory memory = memory_of(PAGES_PLAIN, 4 * MIB, NULL, MEM_POLICY_UNSET);
@@ -346,16 +363,16 @@ static void nothing_to_fill_is_done_at_once_without_a_thread(void **state)
 	uint64_t done, total;
 
 	(void)state;
-	wait_until_alone();
 	memory.backing = BACKING_ANON;
 	memory.fill = FILL_QEMU;
 	setting_init(&setting, &memory, 1);
 	struct fill *fill = start(&setting, &(int){ -1 });
-	assert_int_equal(count_threads(), 1);
+	assert_int_equal(filler(), 0);
 	wait_for_fill(fill);
 	fill_progress(fill, &done, &total);
 	assert_int_equal(total, 0);
-	assert_int_equal(fill_finish(fill, &err), 0);
+	assert_int_equal(fill_wait(fill, &err), 0);
+	fill_cancel(fill);
 	fill_cancel(NULL);
 	setting_free(&setting);
 }
@@ -373,7 +390,8 @@ static void a_failure_on_the_way_is_an_error_not_a_signal(void **state)
 	setting_init(&setting, &memory, 1);
 	struct fill *fill = start(&setting, &fd);
 	wait_for_fill(fill);
-	assert_int_equal(fill_finish(fill, &err), -1);
+	assert_int_equal(fill_wait(fill, &err), -1);
+	fill_cancel(fill);
 	assert_says(&err, "guest node 0 on host node 0: 8192 pages of 4KiB needed, 4096 had");
 	hwloc_bitmap_free(memory.host_nodes);
 	setting_free(&setting);
@@ -389,7 +407,7 @@ static void a_cancelled_fill_stops_early_and_gives_all_back(void **state)
 	setting_init(&setting, &memory, 1);
 	fill_cancel(start(&setting, &fd));
 	assert_true(bytes_held(fd) < memory.size);
-	wait_until_alone();
+	assert_int_equal(filler(), 0);
 	hwloc_bitmap_free(memory.host_nodes);
 	setting_free(&setting);
 }
@@ -402,13 +420,13 @@ struct crew_seen {
 	bool signals_blocked;
 };
 
-static void look_at_thread(const char *tid, struct crew_seen *seen)
+static void look_at_thread(pid_t pid, const char *tid, struct crew_seen *seen)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	cleanup_free char *name = NULL;
 	cleanup_free char *status = NULL;
-	cleanup_free char *path = xasprintf("/proc/self/task/%s/comm", tid);
-	cleanup_free char *status_path = xasprintf("/proc/self/task/%s/status", tid);
+	cleanup_free char *path = xasprintf("/proc/%d/task/%s/comm", pid, tid);
+	cleanup_free char *status_path = xasprintf("/proc/%d/task/%s/status", pid, tid);
 	cpu_set_t cpus;
 
 	if (read_file(path, 100, &name, NULL, &err) < 0 || strcmp(name, "ancla-fill\n") != 0 ||
@@ -428,45 +446,74 @@ static void look_at_thread(const char *tid, struct crew_seen *seen)
 static struct crew_seen look_at_threads(hwloc_bitmap_t cpus)
 {
 	struct crew_seen seen = { .cpus = cpus };
-	DIR *directory = opendir("/proc/self/task");
+	pid_t pid = wait_for_filler();
+	cleanup_free char *path = xasprintf("/proc/%d/task", pid);
+	DIR *directory = opendir(path);
 
+	assert_non_null(directory);
 	hwloc_bitmap_zero(cpus);
 	for (struct dirent *entry; (entry = readdir(directory));)
-		look_at_thread(entry->d_name, &seen);
+		look_at_thread(pid, entry->d_name, &seen);
 	closedir(directory);
 	return seen;
 }
 
-static void threads_are_idle_until_hurried_one_per_cpu_and_deaf_to_signals(void **state)
+/* Looks until there are so many threads, of which so many are at normal priority. */
+static struct crew_seen wait_for_threads(size_t count, size_t other, hwloc_bitmap_t cpus)
+{
+	int64_t deadline = kernel_now_ms() + 60000;
+	struct crew_seen seen;
+
+	do {
+		seen = look_at_threads(cpus);
+		if (kernel_now_ms() > deadline)
+			fail_msg("%zu idle threads, %zu others", seen.idle, seen.other);
+	} while (seen.idle + seen.other != count || seen.other != other);
+	return seen;
+}
+
+/* A file so large that the threads are still there when they are looked at; `emulator` as in the
+ * plan. */
+static void assert_threads(hwloc_bitmap_t emulator, size_t late)
 {
 	struct plan_memory memory = memory_of(PAGES_PLAIN, 16 * GIB, "0", MEM_POLICY_STRICT);
 	cleanup_bitmap hwloc_bitmap_t cpus = xbitmap();
 	cleanup_close int fd = create(&memory);
 	struct setting setting;
-	struct crew_seen seen;
-	size_t workers;
 
-	(void)state;
 	setting_init(&setting, &memory, 1);
-	workers = (size_t)hwloc_bitmap_weight(setting.host.allowed);
+	setting.plan.emulator = emulator;
+	size_t workers = (size_t)hwloc_bitmap_weight(setting.host.allowed);
 	if (workers > 16)
-		workers = 16;
-	wait_until_alone();
+		workers = 16, late = 0;
+	late = workers > 1 ? late : 0;
 	struct fill *fill = start(&setting, &fd);
-	do
-		seen = look_at_threads(cpus);
-	while (seen.idle + seen.other < workers);
-	if (geteuid() == 0)
-		assert_int_equal(seen.other, 0);
+	size_t first = workers - late;
+	struct crew_seen seen = wait_for_threads(first, geteuid() == 0 ? 0 : first, cpus);
 	assert_true(seen.signals_blocked);
 	assert_true(hwloc_bitmap_isequal(cpus, setting.host.allowed));
 	fill_hurry(fill);
-	seen = look_at_threads(cpus);
-	assert_int_equal(seen.idle, 0);
-	assert_int_equal(seen.other, workers);
+	wait_for_threads(workers, workers, cpus);
 	fill_cancel(fill);
 	hwloc_bitmap_free(memory.host_nodes);
 	setting_free(&setting);
+}
+
+static void threads_are_idle_until_hurried_and_deaf_to_signals(void **state)
+{
+	cleanup_bitmap hwloc_bitmap_t elsewhere = set_of("5000");
+
+	(void)state;
+	assert_threads(elsewhere, 0);
+}
+
+static void a_cpu_is_left_to_qemu_until_they_are_hurried(void **state)
+{
+	cleanup_bitmap hwloc_bitmap_t first = set_of("0");
+
+	(void)state;
+	assert_threads(NULL, 1);
+	assert_threads(first, 1);
 }
 
 /* CPU 0 only, then, as the vCPU's, CPU 1 also: which is isolated. */
@@ -486,15 +533,11 @@ static void isolated_cpus_are_left_alone_except_the_plans_own(void **state)
 	setting_init(&setting, &memory, 1);
 	hwloc_bitmap_set_range(setting.host.isolated, 1, -1);
 	for (size_t vcpus = 0; vcpus < 2; vcpus++) {
-		struct crew_seen seen;
 		setting.plan.vcpus = &vcpu;
 		setting.plan.n_vcpus = vcpus;
-		wait_until_alone();
 		struct fill *fill = start(&setting, &fd);
-		do
-			seen = look_at_threads(cpus);
-		while (seen.idle + seen.other < vcpus + 1);
-		assert_int_equal(seen.idle + seen.other, vcpus + 1);
+		fill_hurry(fill);
+		wait_for_threads(vcpus + 1, vcpus + 1, cpus);
 		assert_int_equal(hwloc_bitmap_last(cpus), vcpus ? 1 : 0);
 		fill_cancel(fill);
 		assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
@@ -502,6 +545,30 @@ static void isolated_cpus_are_left_alone_except_the_plans_own(void **state)
 		                 0);
 	}
 	hwloc_bitmap_free(vcpu.cpus);
+	hwloc_bitmap_free(memory.host_nodes);
+	setting_free(&setting);
+}
+
+/* Killed by somebody, and not by the kernel for want of memory. */
+static void a_filler_that_is_killed_is_an_error(void **state)
+{
+	struct plan_memory memory = memory_of(PAGES_PLAIN, 16 * GIB, "0", MEM_POLICY_STRICT);
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_close int fd = create(&memory);
+	struct setting setting;
+
+	(void)state;
+	setting_init(&setting, &memory, 1);
+	struct fill *fill = start(&setting, &fd);
+	pid_t pid = wait_for_filler();
+	cleanup_free char *message =
+	    xasprintf("guest memory: the process that fills it (%d) was killed", pid);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	wait_for_fill(fill);
+	assert_int_equal(fill_wait(fill, &err), -1);
+	assert_int_equal(err.code, EXIT_FAILED);
+	assert_string_equal(err.message, message);
+	fill_cancel(fill);
 	hwloc_bitmap_free(memory.host_nodes);
 	setting_free(&setting);
 }
@@ -523,11 +590,13 @@ int main(void)
 		cmocka_unit_test(the_policy_of_a_thread_is_set_and_taken_back),
 		cmocka_unit_test(a_node_that_does_not_exist_is_refused),
 		with_huge_pages(every_region_is_filled_and_its_policy_set_before),
-		cmocka_unit_test(nothing_to_fill_is_done_at_once_without_a_thread),
+		cmocka_unit_test(nothing_to_fill_is_done_at_once_without_a_process),
 		cmocka_unit_test(a_failure_on_the_way_is_an_error_not_a_signal),
 		cmocka_unit_test(a_cancelled_fill_stops_early_and_gives_all_back),
-		cmocka_unit_test(threads_are_idle_until_hurried_one_per_cpu_and_deaf_to_signals),
+		cmocka_unit_test(threads_are_idle_until_hurried_and_deaf_to_signals),
+		cmocka_unit_test(a_cpu_is_left_to_qemu_until_they_are_hurried),
 		cmocka_unit_test(isolated_cpus_are_left_alone_except_the_plans_own),
+		cmocka_unit_test(a_filler_that_is_killed_is_an_error),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,241 @@
+/* The filler: a process whose threads fill guest memory, and nothing else.
+ *
+ * Where a plain page cannot be had, madvise(2) does not say so: the kernel kills a process for it
+ * (Documentation/admin-guide/mm/concepts.rst, "OOM killer"). It takes this one first, by its
+ * oom_score_adj (proc(5)), and with it the want of more; its launcher lives on and tells. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "fill_parts.h"
+#include "util.h"
+
+#define SCORE "/proc/self/oom_score_adj"
+#define SCORE_MOST 1000
+
+/* Bytes that the filler's end gives back, for a launcher in the same control group: it needs a few
+ * pages to tell. */
+#define SLACK (1 << 20)
+
+static void fail(struct fill *fill, size_t region, int reason, const char *complaint)
+{
+	struct fill_report *report = fill->report;
+
+	pthread_mutex_lock(&fill->lock);
+	if (!report->reason && !*report->complaint) {
+		report->failed = region;
+		report->reason = reason;
+		snprintf(report->complaint, sizeof(report->complaint), "%s", complaint);
+	}
+	pthread_mutex_unlock(&fill->lock);
+	atomic_store(&fill->stop, true);
+}
+
+int memory_advise(char *address, uint64_t length, int advice)
+{
+	while (madvise(address, length, advice) < 0) {
+		if (errno != EINTR && errno != EAGAIN)
+			return errno;
+	}
+	return 0;
+}
+
+static void fill_region(struct fill *fill, size_t index)
+{
+	struct region *region = &fill->regions[index];
+
+	while (!atomic_load(&fill->stop)) {
+		uint64_t chunk = atomic_fetch_add(&region->next, 1);
+		if (chunk >= region->n_chunks)
+			return;
+		uint64_t offset = chunk * region->chunk;
+		uint64_t length = region->memory->size - offset;
+		if (length > region->chunk)
+			length = region->chunk;
+		int reason = memory_advise(region->address + offset, length, MADV_POPULATE_WRITE);
+		if (reason) {
+			fail(fill, index, reason, "");
+			return;
+		}
+		atomic_fetch_add(&fill->report->done[index], length);
+	}
+}
+
+static void set_affinity(hwloc_const_bitmap_t cpus)
+{
+	int last = hwloc_bitmap_last(cpus);
+	unsigned count = (unsigned)(last < 0 ? 0 : last) / (8 * sizeof(unsigned long)) + 1;
+	cleanup_free unsigned long *mask = xcalloc(count, sizeof(*mask));
+
+	/* Where it is not granted the fill is slower and no page goes elsewhere: the policy binds
+	 * them. */
+	hwloc_bitmap_to_ulongs(cpus, count, mask);
+	sched_setaffinity(0, count * sizeof(*mask), (const cpu_set_t *)mask);
+}
+
+static void begin_work(struct worker *worker)
+{
+	struct fill *fill = worker->fill;
+	const struct plan_memory *memory = fill->regions[worker->crew].memory;
+	cleanup_error struct error err = ERROR_INIT;
+
+	set_affinity(worker->cpus);
+	pthread_mutex_lock(&fill->lock);
+	worker->tid = gettid();
+	if (fill->idle && !fill->hurried)
+		sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 });
+	pthread_mutex_unlock(&fill->lock);
+	/* Restrictive regions have no policy of their own, the others do not heed this one. */
+	if (memory->policy == MEM_POLICY_RESTRICTIVE &&
+	    memory_policy_of_thread(MEM_POLICY_RESTRICTIVE, memory->host_nodes, &err) < 0)
+		fail(fill, worker->crew, 0, err.message);
+	prctl(PR_SET_NAME, "ancla-fill"); /* who sees it under this name sees it complete */
+}
+
+static bool set_score(int64_t score)
+{
+	cleanup_close int fd = open(SCORE, O_WRONLY | O_CLOEXEC);
+
+	return fd >= 0 && dprintf(fd, "%lld", (long long)score) > 0;
+}
+
+/* Before any other process, as long as it wants plain pages. */
+static void be_killed_first(struct fill *fill)
+{
+	cleanup_error struct error ignored = ERROR_INIT;
+	cleanup_free char *text = NULL;
+
+	if (read_file(SCORE, 100, &text, NULL, &ignored) < 0)
+		return;
+	fill->score = strtoll(text, NULL, 10);
+	fill->first = set_score(SCORE_MOST);
+}
+
+/* The last one tells the launcher. */
+static void leave(struct fill *fill, struct worker *worker)
+{
+	static const char word = FILL_END;
+	bool last;
+
+	pthread_mutex_lock(&fill->lock);
+	if (worker)
+		worker->tid = 0;
+	last = --fill->working == 0;
+	pthread_mutex_unlock(&fill->lock);
+	if (!last)
+		return;
+	if (fill->first)
+		set_score(fill->score);
+	if (write(fill->socket, &word, 1) != 1)
+		_exit(EXIT_FAILED);
+}
+
+static void *work(void *data)
+{
+	struct worker *worker = data;
+	struct fill *fill = worker->fill;
+
+	begin_work(worker);
+	for (size_t i = worker->crew; i < fill->n_regions; i++) {
+		if (fill->regions[i].crew == worker->crew)
+			fill_region(fill, i);
+	}
+	leave(fill, worker);
+	return NULL;
+}
+
+/* 0 or an errno. Under the lock. */
+static int start_worker(struct worker *worker)
+{
+	pthread_t thread;
+	int reason = pthread_create(&thread, NULL, work, worker);
+
+	if (!reason)
+		worker->fill->working++;
+	return reason;
+}
+
+/* Whether a thread may leave SCHED_IDLE again: sched(7) asks for RLIMIT_NICE or CAP_SYS_NICE. The
+ * capability counts only in the first user namespace; that is not written anywhere, so raise our
+ * own nice value by one, which asks for the same, and take it back. */
+static bool may_leave_idle(void)
+{
+	struct rlimit limit;
+
+	errno = 0;
+	int nice_value = getpriority(PRIO_PROCESS, 0);
+	if (errno || nice_value <= -20)
+		return false;
+	if (getrlimit(RLIMIT_NICE, &limit) == 0 && limit.rlim_cur >= (rlim_t)(20 - nice_value))
+		return true;
+	if (setpriority(PRIO_PROCESS, 0, nice_value - 1) < 0)
+		return false;
+	return setpriority(PRIO_PROCESS, 0, nice_value) == 0;
+}
+
+/* Threads that cannot be had (pids.max) are done without, unless a crew would be left without any.
+ */
+static void start_workers(struct fill *fill)
+{
+	int reason = 0;
+
+	fill->idle = may_leave_idle();
+	pthread_mutex_lock(&fill->lock);
+	fill->working = 1; /* this thread: nobody is the last before all are started */
+	size_t failed = 0;
+	for (size_t i = 0; i < fill->n_workers && !reason; i++) {
+		struct worker *worker = &fill->workers[i];
+		bool first = i == 0 || fill->workers[i - 1].crew != worker->crew;
+		int result = worker->late ? 0 : start_worker(worker);
+		reason = first ? result : 0;
+		failed = worker->crew;
+	}
+	pthread_mutex_unlock(&fill->lock);
+	if (reason) {
+		cleanup_free char *complaint =
+		    xasprintf("cannot start a thread to fill memory: %s", strerror(reason));
+		fail(fill, failed, 0, complaint);
+	}
+	leave(fill, NULL);
+}
+
+static void hurry(struct fill *fill)
+{
+	pthread_mutex_lock(&fill->lock);
+	fill->hurried = true;
+	for (size_t i = 0; i < fill->n_workers; i++) {
+		struct worker *worker = &fill->workers[i];
+		if (worker->tid && fill->idle)
+			sched_setscheduler(worker->tid, SCHED_OTHER, &(struct sched_param){ 0 });
+		if (worker->late && fill->working)
+			start_worker(worker);
+	}
+	pthread_mutex_unlock(&fill->lock);
+}
+
+void fill_work(struct fill *fill)
+{
+	static char slack[SLACK];
+	ssize_t got;
+	char word;
+
+	pthread_mutex_init(&fill->lock, NULL);
+	if (fill_has_plain(fill)) {
+		memset(slack, 1, sizeof(slack));
+		be_killed_first(fill);
+	}
+	start_workers(fill);
+	while ((got = read(fill->socket, &word, 1)) > 0 || (got < 0 && errno == EINTR)) {
+		if (got > 0 && word == FILL_HURRY)
+			hurry(fill);
+	}
+	/* The launcher has ended. */
+	_exit(EXIT_FAILED);
+}
