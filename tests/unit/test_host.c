@@ -297,6 +297,21 @@ static char *replace(const char *text, const char *from, const char *to)
 	return xasprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
 }
 
+static void a_kind_has_only_cpus_of_the_host(void **state)
+{
+	cleanup_free char *text = export_text(synthetic("numa:1 core:4 pu:1"));
+	cleanup_free char *endless = replace(text, " cpuset=\"0x0000000f\"", " cpuset=\"0xf...f\"");
+	cleanup_free char *kinds =
+	    replace(endless, "</topology>",
+	            "<cpukind cpuset=\"0xf...f\" forced_efficiency=\"1\"/></topology>");
+	cleanup_path struct file file = write_text(kinds, strlen(kinds));
+	cleanup_host struct host *host = load(file.path);
+
+	(void)state;
+	assert_int_equal(host->n_kinds, 1);
+	assert_set(host->kinds[0].cpus, "0-3");
+}
+
 static void huge_pages_come_from_the_page_types(void **state)
 {
 	cleanup_free char *text = export_text(synthetic("numa:1(memory=4294967296) pu:1"));
@@ -516,6 +531,7 @@ int main(void)
 		cmocka_unit_test(distances_default_to_10_and_20),
 		cmocka_unit_test(a_matrix_may_cover_only_some_nodes),
 		cmocka_unit_test(kinds_are_ranked),
+		cmocka_unit_test(a_kind_has_only_cpus_of_the_host),
 		cmocka_unit_test(numbers_may_have_holes),
 		cmocka_unit_test(huge_pages_come_from_the_page_types),
 		cmocka_unit_test(a_page_size_that_comes_twice_is_refused),
