@@ -6,6 +6,7 @@
 #include "attach.h"
 #include "kernel.h"
 #include "util.h"
+#include "waits.h"
 
 static int refuse(const struct vm_state *state, const char *name, struct error *err)
 {
@@ -19,6 +20,12 @@ static int refuse(const struct vm_state *state, const char *name, struct error *
 		return error_set(err, EXIT_FAILED, "VM \"%s\" never ran: its start was killed",
 		                 name);
 	return 0;
+}
+
+static int is_gone(const struct vm *vm, const char *name, struct error *err)
+{
+	return error_set(err, EXIT_FAILED, "VM \"%s\" is ending: its QEMU (%d) is gone", name,
+	                 vm->state.qemu);
 }
 
 /* Looks and takes in one lock of the ledger: of two that try, one succeeds. */
@@ -36,8 +43,7 @@ static int take(const char *name, struct vm *vm, struct error *err)
 	vm->qemu.pid = vm->state.qemu;
 	vm->qemu.pidfd = kernel_pidfd(vm->state.qemu, vm->state.qemu_start);
 	if (vm->qemu.pidfd < 0)
-		return error_set(err, EXIT_FAILED, "VM \"%s\" is ending: its QEMU (%d) is gone",
-		                 name, vm->state.qemu);
+		return is_gone(vm, name, err);
 	vm->state.launcher = getpid();
 	vm->state.launcher_start = kernel_start_time(getpid());
 	return vm_write_state(&vm->dir, &vm->state, err);
@@ -72,6 +78,10 @@ int attach(const char *name, const struct launch_options *options, struct vm *vm
 	    /* Only for the terminal's sake: QEMU is not to die with us. */
 	    (options->terminal >= 0 && vm->serial >= 0 &&
 	     guard_start(&vm->guard, -1, options->terminal, err) < 0)) {
+		/* What failed may have failed for that. */
+		if (vm->qemu.pidfd >= 0 && kernel_is_dying(vm->state.qemu) &&
+		    kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS))
+			is_gone(vm, name, err);
 		vm_leave(vm);
 		return -1;
 	}
