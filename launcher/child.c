@@ -1,5 +1,7 @@
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,11 +22,16 @@ static int next_kept(unsigned from, const int *keep, size_t n_keep)
 /* All at once; one by one where a container's seccomp profile does not know close_range(2). */
 static void close_span(unsigned from, unsigned to)
 {
-	if (close_range(from, to, 0) == 0)
+	DIR *directory = close_range(from, to, 0) == 0 ? NULL : opendir("/proc/self/fd");
+
+	if (!directory)
 		return;
-	long most = sysconf(_SC_OPEN_MAX);
-	for (unsigned fd = from; fd <= to && (long)fd < most; fd++)
-		close((int)fd);
+	for (struct dirent *entry; (entry = readdir(directory));) {
+		unsigned fd = (unsigned)atoi(entry->d_name);
+		if (*entry->d_name != '.' && fd >= from && fd <= to && (int)fd != dirfd(directory))
+			close((int)fd);
+	}
+	closedir(directory);
 }
 
 static void close_others(const int *keep, size_t n_keep)

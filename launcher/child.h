@@ -6,7 +6,7 @@
 #include <sys/types.h>
 
 /* Forks a child of that name, which no signal ends but SIGKILL, and which holds no descriptor but
- * those of `keep` (a negative one is none), no lock and no socket above all. Returns 0 in the
+ * those of `keep` (a negative one is none), no other lock and no socket above all. Returns 0 in the
  * child, which ends by _exit(); elsewhere its id, or -1 and errno. */
 pid_t child_fork(const char *name, const int *keep, size_t n_keep);
 

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +10,12 @@
 #include "cgroup_limits.h"
 #include "child.h"
 #include "fill_parts.h"
+#include "spawn.h"
 #include "util.h"
+#include "waits.h"
 
-/* A larger madvise blocks every mmap of the process for as long as it lasts. */
+/* A larger madvise blocks the start of threads, and tells of no progress, for as long as it lasts.
+ */
 #define CHUNK_LEAST (UINT64_C(2) << 20)
 
 /* Clearing pages is bound by the memory, not by the number of CPUs. */
@@ -89,16 +93,19 @@ static void choose_cpus(const struct plan *plan, const struct host *host,
 		hwloc_bitmap_copy(wide, host->allowed);
 }
 
-/* One worker of a crew that has one for every CPU of its nodes waits until QEMU, if it may start on
- * these, has started: it has a CPU to itself then. More idle threads than that cost it a fifth of
- * its start, by what they take of the caches and of the memory's speed. */
+/* One worker of a crew that has one for every CPU of its nodes, the last, waits until QEMU, if it
+ * may start on these, has started: it has a CPU to itself then. More idle threads than that cost it
+ * a fifth of its start, by what they take of the caches and of the memory's speed. */
 static void leave_one_cpu(struct worker *crew, size_t count, hwloc_const_bitmap_t emulator)
 {
 	for (size_t i = count; i-- > 0 && count > 1;) {
-		if (!emulator || hwloc_bitmap_intersects(crew[i].cpus, emulator)) {
-			crew[i].late = true;
-			return;
-		}
+		hwloc_bitmap_t cpus = crew[i].cpus;
+		if (emulator && !hwloc_bitmap_intersects(cpus, emulator))
+			continue;
+		crew[i].cpus = crew[count - 1].cpus;
+		crew[count - 1].cpus = cpus;
+		crew[count - 1].late = true;
+		return;
 	}
 }
 
@@ -170,7 +177,7 @@ static int64_t count_oom_kills(void)
 	return line ? strtoll(line + strlen("\noom_kill "), NULL, 10) : -1;
 }
 
-static int start_filler(struct fill *fill, int theirs, struct error *err)
+static int start_filler(struct fill *fill, int theirs, int lock, struct error *err)
 {
 	fill->report = mmap(NULL, report_size(fill), PROT_READ | PROT_WRITE,
 	                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -181,7 +188,7 @@ static int start_filler(struct fill *fill, int theirs, struct error *err)
 	}
 	if (fill_has_plain(fill))
 		fill->oom_kills = count_oom_kills();
-	fill->pid = child_fork("ancla-filler", &theirs, 1);
+	fill->pid = child_fork("ancla-filler", (int[]){ theirs, lock }, 2);
 	if (fill->pid == 0) {
 		fill->socket = theirs;
 		fill_work(fill);
@@ -194,7 +201,7 @@ static int start_filler(struct fill *fill, int theirs, struct error *err)
 }
 
 static int start(struct fill *fill, const struct plan *plan, const struct host *host,
-                 const int *fds, struct error *err)
+                 const int *fds, int lock, struct error *err)
 {
 	cleanup_close int theirs = -1;
 	int ends[2];
@@ -213,17 +220,17 @@ static int start(struct fill *fill, const struct plan *plan, const struct host *
 		if (fill->regions[i].crew == i)
 			add_crew(fill, plan, host, i);
 	}
-	return fill->n_regions ? start_filler(fill, theirs, err) : 0;
+	return fill->n_regions ? start_filler(fill, theirs, lock, err) : 0;
 }
 
-struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds,
+struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds, int lock,
                         struct error *err)
 {
 	struct fill *fill = xcalloc(1, sizeof(*fill));
 
 	fill->n_memory = plan->n_memory;
 	fill->socket = -1;
-	int result = start(fill, plan, host, fds, err);
+	int result = start(fill, plan, host, fds, lock, err);
 	/* They are the filler's now. */
 	for (size_t i = 0; i < fill->n_regions; i++)
 		munmap(fill->regions[i].address, fill->regions[i].memory->size);
@@ -236,6 +243,11 @@ struct fill *fill_start(const struct plan *plan, const struct host *host, const 
 int fill_fd(const struct fill *fill)
 {
 	return fill->socket;
+}
+
+bool fill_is_over(const struct fill *fill)
+{
+	return fill->ended || !fill->n_regions;
 }
 
 void fill_progress(const struct fill *fill, uint64_t *done, uint64_t *total)
@@ -261,44 +273,53 @@ static void wait_for_end(struct fill *fill)
 	ssize_t got;
 	char word;
 
-	if (fill->ended || !fill->n_regions)
+	if (fill_is_over(fill))
 		return;
 	fill_hurry(fill);
 	do
 		got = read(fill->socket, &word, 1);
 	while (got < 0 && errno == EINTR);
-	fill->died = got != 1;
+	fill->died = got != 1 || word != FILL_END;
 	fill->ended = true;
 }
 
-/* Of plain pages: bytes that are still to be filled, and in *region the first that lacks some. */
+/* Of plain pages: bytes that are still to be filled, and in *region the one that lacks some and
+ * whose nodes have least. */
 static uint64_t missing_bytes(const struct fill *fill, size_t *region)
 {
 	uint64_t missing = 0;
+	int64_t least = INT64_MAX;
 
-	for (size_t i = fill->n_regions; i-- > 0;) {
-		uint64_t rest = fill->regions[i].memory->size - atomic_load(&fill->report->done[i]);
-		if (fill->regions[i].memory->pages == PAGES_HUGE || !rest)
+	for (size_t i = 0; i < fill->n_regions; i++) {
+		const struct plan_memory *memory = fill->regions[i].memory;
+		uint64_t rest = memory->size - atomic_load(&fill->report->done[i]);
+		if (memory->pages == PAGES_HUGE || !rest)
 			continue;
 		missing += rest;
-		*region = i;
+		int64_t there = memory_free(memory);
+		if (there < least) {
+			least = there;
+			*region = i;
+		}
 	}
 	return missing;
 }
 
 /* The filler was killed: by the kernel for want of memory, of the control group or of the nodes; or
  * by somebody. */
-static int explain_death(const struct fill *fill, struct error *err)
+static int explain_death(struct fill *fill, struct error *err)
 {
 	struct cgroup_limit limit = { 0 };
 	size_t region = 0;
 	uint64_t missing = missing_bytes(fill, &region);
 	int64_t kills = missing ? count_oom_kills() : -1;
 
-	if (kills < 0 || kills == fill->oom_kills)
-		return error_set(err, EXIT_FAILED,
-		                 "guest memory: the process that fills it (%d) was killed",
-		                 fill->pid);
+	if (kills < 0 || kills == fill->oom_kills) {
+		cleanup_free char *how = spawn_describe(child_wait(fill->pid));
+		fill->pid = 0;
+		return error_set(err, EXIT_FAILED, "guest memory: the process that fills it %s",
+		                 how);
+	}
 	bool limited = cgroup_limit_find("", 0, &limit) && limit.left < missing;
 	if (limited)
 		error_set(err, EXIT_GRANT,
@@ -324,7 +345,7 @@ int fill_wait(struct fill *fill, struct error *err)
 	if (!report || (!report->reason && !*report->complaint))
 		return 0;
 	if (*report->complaint)
-		return error_set(err, EXIT_GRANT, "%s", report->complaint);
+		return error_set(err, (enum exit_code)report->code, "%s", report->complaint);
 	return memory_shortage(fill->regions[report->failed].memory,
 	                       atomic_load(&report->done[report->failed]), report->reason, err);
 }
@@ -351,13 +372,15 @@ void fill_cancel(struct fill *fill)
 {
 	if (!fill)
 		return;
-	/* One that is done ends when it hears that nobody is there any more. */
-	if (fill->pid && !fill->ended)
+	/* One that is done ends by itself when it hears that nobody is there any more. */
+	if (fill->ended && shutdown(fill->socket, SHUT_WR) == 0)
+		poll(&(struct pollfd){ fill->socket, POLLIN, 0 }, 1, LIMIT_FILLER_MS);
+	if (fill->pid) {
 		kill(fill->pid, SIGKILL);
+		child_wait(fill->pid);
+	}
 	if (fill->socket >= 0)
 		close(fill->socket);
-	if (fill->pid)
-		child_wait(fill->pid);
 	for (size_t i = 0; i < fill->n_workers; i++)
 		hwloc_bitmap_free(fill->workers[i].cpus);
 	if (fill->report)

@@ -32,6 +32,7 @@ struct worker {
 struct fill_report {
 	int reason;              /* errno of the first failure; 0 */
 	char complaint[512];     /* instead of a reason: the message */
+	int code;                /* and its exit code */
 	size_t failed;           /* its region */
 	_Atomic uint64_t done[]; /* bytes of each region */
 };
@@ -57,7 +58,7 @@ struct fill {
 	bool first; /* of all to be killed; `score` is what oom_score_adj was */
 	int64_t score;
 	_Atomic bool stop;
-	pthread_mutex_t lock; /* for all that follows, worker.tid and the report */
+	pthread_mutex_t lock; /* for all that follows, worker.tid and the report: in the filler */
 	size_t working;
 	bool idle; /* workers begin at SCHED_IDLE */
 

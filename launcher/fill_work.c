@@ -2,7 +2,8 @@
  *
  * Where a plain page cannot be had, madvise(2) does not say so: the kernel kills a process for it
  * (Documentation/admin-guide/mm/concepts.rst, "OOM killer"). It takes this one first, by its
- * oom_score_adj (proc(5)), and with it the want of more; its launcher lives on and tells. */
+ * oom_score_adj (proc(5)), where that can be set, and with it the want of more; its launcher lives
+ * on and tells. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -22,9 +23,10 @@
 
 /* Bytes that the filler's end gives back, for a launcher in the same control group: it needs a few
  * pages to tell. */
-#define SLACK (1 << 20)
+#define SLACK (4 << 20)
 
-static void fail(struct fill *fill, size_t region, int reason, const char *complaint)
+/* The first failure is told: an errno of the region's, or else a message and its exit code. */
+static void fail(struct fill *fill, size_t region, int reason, const char *complaint, int code)
 {
 	struct fill_report *report = fill->report;
 
@@ -32,6 +34,7 @@ static void fail(struct fill *fill, size_t region, int reason, const char *compl
 	if (!report->reason && !*report->complaint) {
 		report->failed = region;
 		report->reason = reason;
+		report->code = code;
 		snprintf(report->complaint, sizeof(report->complaint), "%s", complaint);
 	}
 	pthread_mutex_unlock(&fill->lock);
@@ -61,7 +64,7 @@ static void fill_region(struct fill *fill, size_t index)
 			length = region->chunk;
 		int reason = memory_advise(region->address + offset, length, MADV_POPULATE_WRITE);
 		if (reason) {
-			fail(fill, index, reason, "");
+			fail(fill, index, reason, "", 0);
 			return;
 		}
 		atomic_fetch_add(&fill->report->done[index], length);
@@ -95,7 +98,7 @@ static void begin_work(struct worker *worker)
 	/* Restrictive regions have no policy of their own, the others do not heed this one. */
 	if (memory->policy == MEM_POLICY_RESTRICTIVE &&
 	    memory_policy_of_thread(MEM_POLICY_RESTRICTIVE, memory->host_nodes, &err) < 0)
-		fail(fill, worker->crew, 0, err.message);
+		fail(fill, worker->crew, 0, err.message, (int)err.code);
 	prctl(PR_SET_NAME, "ancla-fill"); /* who sees it under this name sees it complete */
 }
 
@@ -201,7 +204,7 @@ static void start_workers(struct fill *fill)
 	if (reason) {
 		cleanup_free char *complaint =
 		    xasprintf("cannot start a thread to fill memory: %s", strerror(reason));
-		fail(fill, failed, 0, complaint);
+		fail(fill, failed, 0, complaint, EXIT_FAILED);
 	}
 	leave(fill, NULL);
 }
@@ -210,25 +213,29 @@ static void hurry(struct fill *fill)
 {
 	pthread_mutex_lock(&fill->lock);
 	fill->hurried = true;
-	for (size_t i = 0; i < fill->n_workers; i++) {
-		struct worker *worker = &fill->workers[i];
-		if (worker->tid && fill->idle)
-			sched_setscheduler(worker->tid, SCHED_OTHER, &(struct sched_param){ 0 });
-		if (worker->late && fill->working)
-			start_worker(worker);
-	}
+	for (size_t i = 0; i < fill->n_workers && fill->idle; i++)
+		if (fill->workers[i].tid)
+			sched_setscheduler(fill->workers[i].tid, SCHED_OTHER,
+			                   &(struct sched_param){ 0 });
+	/* Where all is filled already there is nothing to begin. */
+	for (size_t i = 0; i < fill->n_workers && fill->working; i++)
+		if (fill->workers[i].late)
+			start_worker(&fill->workers[i]);
 	pthread_mutex_unlock(&fill->lock);
 }
 
 void fill_work(struct fill *fill)
 {
-	static char slack[SLACK];
 	ssize_t got;
 	char word;
 
+	/* Else its launcher, if it has capabilities of its file, could not read where the pages are
+	 * (proc(5), PR_SET_DUMPABLE). Nobody with fewer may trace it. */
+	prctl(PR_SET_DUMPABLE, 1);
 	pthread_mutex_init(&fill->lock, NULL);
 	if (fill_has_plain(fill)) {
-		memset(slack, 1, sizeof(slack));
+		mmap(NULL, SLACK, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 		be_killed_first(fill);
 	}
 	start_workers(fill);

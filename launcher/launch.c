@@ -233,7 +233,7 @@ static int run_stages(struct launching *l, struct error *err)
 	    launch_make_cgroups(l, err) < 0 || launch_make_inherited(l, err) < 0 ||
 	    start_qemu(l, err) < 0)
 		return -1;
-	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, err);
+	l->fill = fill_start(vm->plan, l->planning.host, l->memory_fds, vm->dir.lock, err);
 	if (!l->fill)
 		return -1;
 	/* Nobody listens any more where QEMU has died already. */

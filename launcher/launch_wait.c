@@ -41,11 +41,9 @@ static int wait_once(struct launching *l, const char *doing, int timeout_ms, str
 		[FILL] = { fill_fd(l->fill), POLLIN, 0 },
 	};
 	struct qmp_error qmp_error;
-	uint64_t done, total;
 
-	fill_progress(l->fill, &done, &total);
 	/* A fill that has ended would wake the loop for ever. */
-	if (done == total)
+	if (fill_is_over(l->fill))
 		polls[FILL].fd = -1;
 	if (poll(polls, COUNT, timeout_ms) < 0 && errno != EINTR)
 		return error_set(err, EXIT_FAILED, "cannot poll: %s", strerror(errno));
@@ -92,15 +90,9 @@ int launch_wait_ready(struct launching *l, struct error *err)
 
 int launch_wait_filled(struct launching *l, struct error *err)
 {
-	uint64_t done, total;
-
-	for (;;) {
-		fill_progress(l->fill, &done, &total);
-		if (done == total)
-			break;
+	while (!fill_is_over(l->fill))
 		if (wait_once(l, "while its memory was filled", show_progress(l, -1), err) < 0)
 			return -1;
-	}
 	progress_end(&l->progress, stderr);
 	return fill_wait(l->fill, err);
 }

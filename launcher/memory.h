@@ -35,18 +35,22 @@ struct fill;
  * A process of its own fills, the filler, which the kernel takes before any other where plain pages
  * run out. Its threads run on CPUs of the host nodes: never on an isolated CPU, where somebody's
  * real-time thread may be, unless it is a vCPU's of this plan; at SCHED_IDLE, out of the way of
- * QEMU's start, if they may leave it again, and not on all the CPUs that it may start on. NULL and
- * an error if it cannot be started; never NULL without an error: a plan with nothing to fill gives
- * a fill that is done, without a process. */
-struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds,
+ * QEMU's start, if they may leave it again, and not on all the CPUs that it may start on. It holds
+ * `lock` (a descriptor, or -1) as long as it lives: the memory goes before the claim on it. NULL
+ * and an error if it cannot be started; never NULL without an error: a plan with nothing to fill
+ * gives a fill that is over, without a process. */
+struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds, int lock,
                         struct error *err);
 
 /* Bytes of one region that its threads can have taken from a node while the file does not hold them
  * yet: a chunk each. */
 uint64_t fill_in_flight(const struct plan_memory *memory);
 
-/* Readable (poll) once the fill has ended, well or badly. */
+/* Readable (poll) once the fill has ended, well or badly: then fill_wait() does not wait. */
 int fill_fd(const struct fill *fill);
+
+/* Whether fill_wait() has heard the end, or there was nothing to fill. */
+bool fill_is_over(const struct fill *fill);
 
 /* Bytes filled so far, and in all. */
 void fill_progress(const struct fill *fill, uint64_t *done, uint64_t *total);

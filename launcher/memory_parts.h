@@ -26,6 +26,10 @@ char *memory_where(const struct plan_memory *memory);
  * is the errno that told. Returns -1. */
 int memory_shortage(const struct plan_memory *memory, uint64_t had, int reason, struct error *err);
 
+/* Pages (huge) or bytes (plain) that are free on the region's nodes now; -1 where the kernel does
+ * not say. */
+int64_t memory_free(const struct plan_memory *memory);
+
 /* The directory that counts the huge pages of a node; of the machine with -1 and where the kernel
  * is without NUMA. The caller frees. */
 char *memory_huge_directory(int node, uint64_t page_size);

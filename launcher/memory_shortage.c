@@ -90,6 +90,14 @@ static char *free_text(const struct plan_memory *memory, int64_t *sum)
 	return text;
 }
 
+int64_t memory_free(const struct plan_memory *memory)
+{
+	int64_t sum;
+
+	free(free_text(memory, &sum));
+	return sum;
+}
+
 /* The command that reserves `missing` more pages on the (first) node. */
 static char *reserve_command(const struct plan_memory *memory, uint64_t missing)
 {

@@ -31,6 +31,8 @@
 	    "threads are looked at without it")                                                    \
 	ROW(LIMIT_DYING_MS, 5000, "the end of a QEMU whose threads, or monitor, are gone",         \
 	    "the error is told without how QEMU ended")                                            \
+	ROW(LIMIT_FILLER_MS, 1000, "the process that has filled guest memory, told to end",        \
+	    "it is killed")                                                                        \
 	ROW(LIMIT_MOVING_MS, 2000, "pages that the kernel is moving, when they are counted",       \
 	    "they are counted as missing")                                                         \
 	ROW(LIMIT_POWERDOWN_MS, 30000, "a guest that was asked to power down",                     \

@@ -154,7 +154,7 @@ static int create(const struct plan_memory *memory)
 static struct fill *start_fill(struct plan *plan, const int *fds)
 {
 	cleanup_error struct error err = ERROR_INIT;
-	struct fill *fill = fill_start(plan, host, fds, &err);
+	struct fill *fill = fill_start(plan, host, fds, -1, &err);
 
 	if (!fill)
 		die("%s", err.message);

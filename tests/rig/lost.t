@@ -22,10 +22,19 @@ my $cgroup = '/sys/fs/cgroup/lost';
 my $stuck = wrapper('stuck', 'exec sleep 1000');
 
 sub vm {
-	my ($kind, $memory) = @_;
+	my ($kind) = @_;
 	return {
-		name => 'lost', vcpus => 1, memory => $memory // '48MiB', placement => { mode => 'static' }, qemu => { accel => accel(), binary => $stuck },
+		name => 'lost', vcpus => 1, memory => '48MiB', placement => { mode => 'static' }, qemu => { accel => accel(), binary => $stuck },
 		'memory-backing' => { hugepages => $kind, prealloc => TRUE, 'host-nodes' => "$node" },
+	};
+}
+
+# Two guest nodes, of which only the second comes to be short.
+sub vm_of_two {
+	return {
+		name => 'lost', vcpus => 1, 'memory-backing' => { prealloc => TRUE }, placement => { mode => 'static' },
+		numa => { nodes => [ { vcpus => '0', memory => '256MiB', 'host-nodes' => '0' }, { memory => '512MiB', 'host-nodes' => "$node" } ] },
+		qemu => { accel => accel(), binary => $stuck },
 	};
 }
 
@@ -95,7 +104,7 @@ for my $case (
 	[ 'a limit of huge pages', '2MiB', 24, \&limit,
 		qr/guest memory on host node $node: 24 huge pages of 2MiB needed, (\d+) had, free: \d+ on node $node: the pages are there but the kernel does not give them \(.*\): see the limits of the cgroup \(hugetlb/ ],
 	[ 'plain pages that somebody else takes', 'none', 131072, \&take_all_plain,
-		qr/guest memory on host node $node: 131072 pages of 4KiB needed, (\d+) had \(Cannot allocate memory\), free: \d+MiB on node $node: stop something, ask for less/ ],
+		qr/guest node 1 on host node $node: 131072 pages of 4KiB needed, (\d+) had \(Cannot allocate memory\), free: \d+MiB on node $node: stop something, ask for less/ ],
 	[ 'a plain page that breaks', 'none', 12288, sub { poison($_[0], 0, 46) },
 		qr/guest memory on host node $node: a page of 4KiB is broken \(memory error of the hardware, see dmesg\) after (\d+) of 12288: start again/ ],
 	[ 'a huge page that breaks', '2MiB', 24, sub { poison($_[0], 0, 46) },
@@ -103,7 +112,7 @@ for my $case (
 ) {
 	my ($what, $pages, $count, $lose, $message) = @$case;
 	subtest $what => sub {
-		my ($program, $pid, $launcher) = stopped(vm($pages, $count == 131072 ? '512MiB' : undef)) or return;
+		my ($program, $pid, $launcher) = stopped($count == 131072 ? vm_of_two() : vm($pages)) or return;
 		my $undo = $lose->($launcher);
 		my $result = ends($program, $pid);
 		$undo->();

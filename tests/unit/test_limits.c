@@ -102,7 +102,7 @@ static void memory_that_has_no_address_is_not_filled(void **state)
 	int fd = memory_create(&memory, NULL, "test", &err);
 	assert_true(fd >= 0);
 	struct rlimit before = limit_to(RLIMIT_AS, address_space() + GIB);
-	struct fill *fill = fill_start(plan, host, &fd, &err);
+	struct fill *fill = fill_start(plan, host, &fd, -1, &err);
 	setrlimit(RLIMIT_AS, &before);
 	assert_null(fill);
 	assert_refused(&err, EXIT_GRANT, "guest node 3|cannot map 64GiB|Cannot allocate memory");
