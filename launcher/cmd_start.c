@@ -165,6 +165,11 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 		return end_supervisor(child, passed, err);
 	if (got == 1)
 		return code;
+	if (got < 0) /* it may live: nobody waits for its end */
+		return error_set(err, EXIT_FAILED,
+		                 "cannot read what the supervisor says: %s; `ancla list` shows "
+		                 "whether the VM runs",
+		                 strerror(errno));
 	return no_result(child, err);
 }
 

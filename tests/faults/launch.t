@@ -19,7 +19,8 @@ sub launched {
 	push @wrong, 'it neither runs nor ends' unless eventually(20, sub { !our_processes() || state_of() eq 'running' && !Faults::guards() });
 	my @differs = pid_of() && state_of() eq 'running' ? is_verified() : ();
 	push @wrong, @differs if @differs && !eventually(5, sub { !pid_of() });
-	push @wrong, 'nothing runs' if ($result->{err} // '') =~ /^ancla: $vm runs/m && !pid_of() && $how->[0] !~ /qemu/ && !$result->{ran};
+	# Where the supervisor could not tell the command, it has ended the VM: then that is an error.
+	push @wrong, 'nothing runs' if ($result->{err} // '') =~ /^ancla: $vm runs/m && !$result->{exit} && !pid_of() && $how->[0] !~ /qemu/ && !$result->{ran};
 	return @wrong, end_vm();
 }
 
