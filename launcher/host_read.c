@@ -154,10 +154,10 @@ static void read_kinds(struct host *host, hwloc_topology_t topology)
 		if (hwloc_cpukinds_get_info(topology, (unsigned)i, cpus, &efficiency, NULL, NULL,
 		                            0) < 0)
 			continue;
-		/* A damaged file may count CPUs without end. */
-		hwloc_bitmap_and(cpus, cpus, host->cpus);
-		if (hwloc_bitmap_iszero(cpus))
-			continue;
+		/* A damaged file may count CPUs without end. Those that a cpuset keeps from us
+		 * are of a kind, too. */
+		if (hwloc_bitmap_weight(cpus) < 0)
+			hwloc_bitmap_and(cpus, cpus, host->cpus);
 		kind = array_append(&host->kinds, &host->n_kinds);
 		kind->cpus = take_pointer(&cpus);
 		kind->efficiency = efficiency;
