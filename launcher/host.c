@@ -78,6 +78,27 @@ static int check_pages(const struct host *host, struct error *err)
 	return 0;
 }
 
+/* A core is in one node, or in none: that is what placement builds on. */
+static int check_cores(const struct host *host, struct error *err)
+{
+	for (size_t i = 0; i < host->n_cores; i++) {
+		hwloc_const_bitmap_t cpus = host->cores[i].cpus;
+		int first = host->node_by_cpu[hwloc_bitmap_first(cpus)], cpu;
+
+		hwloc_bitmap_foreach_begin(cpu, cpus)
+		{
+			if (host->node_by_cpu[cpu] == first)
+				continue;
+			cleanup_free char *list = cpulist_format(cpus);
+			return error_set(err, EXIT_SPEC,
+			                 "the host has a core, CPUs %s, that is not in one node",
+			                 list);
+		}
+		hwloc_bitmap_foreach_end();
+	}
+	return 0;
+}
+
 static struct host *load(const char *description, struct error *err)
 {
 	hwloc_topology_t topology = host_topology_open(description, err);
@@ -99,6 +120,8 @@ static struct host *load(const char *description, struct error *err)
 	hwloc_topology_destroy(topology);
 	if (!failed && hwloc_bitmap_iszero(host->cpus))
 		failed = error_set(err, EXIT_SPEC, "the host has no CPU");
+	if (!failed && description)
+		failed = check_cores(host, err);
 	if (failed || (!description && read_live(host, has_distances, err) < 0))
 		return NULL;
 	return take_pointer(&host);

@@ -379,6 +379,7 @@ static void a_wrong_description_is_refused(void **state)
 	assert_refused("pu:0xffffffff", "more than 65535 CPUs");
 	assert_refused("core:2\tpu:+65535", "more than 65535 CPUs");
 	assert_refused("core:1 pu:2(indexes=0,4294967295)", "above 65535 in its indexes");
+	assert_refused("core:2 numa:2 pu:2", "a core, CPUs 0-3, that is not in one node");
 	assert_refused("/tmp", "directory");
 	assert_refused("/dev/null", "is empty");
 	assert_refused("/proc/self/exe", "not XML of hwloc");
