@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,16 +13,15 @@
 
 #include "argv.h"
 #include "cpulist.h"
+#include "kernel.h"
 #include "memory_parts.h"
 #include "migrate.h"
 #include "util.h"
 #include "verify_parts.h"
+#include "waits.h"
 
 /* So many pages are looked at, and moved, at a time. */
 #define PAGES_AT_ONCE 8192
-
-/* A page that somebody just uses cannot be moved at that moment: so often it is tried. */
-#define ROUNDS 10
 
 /* A part of the region: pages `first` to `first + count`, at `address` in process `pid` (0: us). */
 struct part {
@@ -261,11 +261,14 @@ int migration_check(struct migration *m, const struct host *host, hwloc_const_bi
 
 /* ---- moving ---- */
 
-/* Asks the kernel to put the pages of part->nodes there; how many are not, then, in `left`. */
+/* Asks the kernel to put the pages there where they are to be; how many are not, then, in `left`. A
+ * page that somebody just uses cannot be moved at that moment: it is tried again for a while. */
 static int push_part(struct migration *m, struct part *part, const int *goal, size_t *left,
                      struct error *err)
 {
-	for (int round = 0; round < ROUNDS; round++) {
+	int64_t deadline = kernel_now_ms() + LIMIT_BUSY_MS;
+
+	for (bool again = false;; again = true) {
 		size_t count = 0;
 		if (look(m, part, err) < 0)
 			return -1;
@@ -276,19 +279,16 @@ static int push_part(struct migration *m, struct part *part, const int *goal, si
 			part->nodes[count++] = goal[i];
 		}
 		*left = count;
-		if (count == 0)
+		if (count == 0 || kernel_now_ms() > deadline)
 			return 0;
+		if (again)
+			poll(NULL, 0, 1);
 		if (syscall(SYS_move_pages, part->pid, count, part->pages, part->nodes,
 		            part->status, MPOL_MF_MOVE_ALL) < 0)
 			return error_set(
 			    err, EXIT_GRANT, "the kernel refuses to move guest memory: %s%s",
 			    strerror(errno), errno == EPERM ? "; it needs CAP_SYS_NICE" : "");
 	}
-	if (look(m, part, err) < 0)
-		return -1;
-	for (size_t i = *left = 0; i < part->count; i++)
-		*left += part->status[i] >= 0 && goal[i] >= 0 && part->status[i] != goal[i];
-	return 0;
 }
 
 static int move_part(struct migration *m, struct part *part, struct error *err)
