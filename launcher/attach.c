@@ -6,7 +6,6 @@
 #include "attach.h"
 #include "kernel.h"
 #include "util.h"
-#include "waits.h"
 
 static int refuse(const struct vm_state *state, const char *name, struct error *err)
 {
@@ -79,8 +78,7 @@ int attach(const char *name, const struct launch_options *options, struct vm *vm
 	    (options->terminal >= 0 && vm->serial >= 0 &&
 	     guard_start(&vm->guard, -1, options->terminal, err) < 0)) {
 		/* What failed may have failed for that. */
-		if (vm->qemu.pidfd >= 0 && kernel_is_dying(vm->state.qemu) &&
-		    kernel_wait_gone(vm->qemu.pidfd, LIMIT_DYING_MS))
+		if (vm->qemu.pid > 0 && kernel_is_dying(vm->qemu.pid))
 			is_gone(vm, name, err);
 		vm_leave(vm);
 		return -1;

@@ -34,9 +34,8 @@ static void close_span(unsigned from, unsigned to)
 	closedir(directory);
 }
 
-static void close_others(const int *keep, size_t n_keep)
+void child_close_others(unsigned from, const int *keep, size_t n_keep)
 {
-	unsigned from = 0;
 	int next;
 
 	while ((next = next_kept(from, keep, n_keep)) >= 0) {
@@ -57,7 +56,7 @@ pid_t child_fork(const char *name, const int *keep, size_t n_keep)
 	pid_t pid = fork();
 	if (pid == 0) {
 		prctl(PR_SET_NAME, name);
-		close_others(keep, n_keep);
+		child_close_others(0, keep, n_keep);
 		return 0;
 	}
 	int reason = errno;

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "command.h"
 #include "launch.h"
 #include "log.h"
@@ -43,18 +44,6 @@ static int use_null(int from, int to)
 	return null;
 }
 
-/* Of what is open above the standard descriptors, somebody may wait for the end. */
-static void keep_only(int a, int b)
-{
-	unsigned low = (unsigned)(a < b ? a : b), high = (unsigned)(a < b ? b : a);
-
-	if (low > STDERR_FILENO + 1)
-		close_range(STDERR_FILENO + 1, low - 1, 0);
-	if (high > low + 1)
-		close_range(low + 1, high - 1, 0);
-	close_range(high + 1, ~0U, 0);
-}
-
 static const char too_late[] = "as the guest began to run";
 
 /* The supervisor: a session of its own, nothing of the caller's kept open. */
@@ -70,7 +59,8 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 
 	setsid();
 	use_null(STDIN_FILENO, STDOUT_FILENO);
-	keep_only(signals, pipe);
+	/* Of what is open above these, somebody may wait for the end. */
+	child_close_others(STDERR_FILENO + 1, (int[]){ signals, pipe }, 2);
 	bool runs = launch(spec, &options, &vm, &err) == 0;
 	/* To the command this is still the start; the supervisor would only ask the guest. */
 	if (runs && supervise_stopped(signals, too_late, &err) < 0) {
@@ -121,7 +111,7 @@ static int pass_signal(int signals, pid_t child)
 static int end_supervisor(pid_t child, int passed, struct error *err)
 {
 	kill(child, passed == SIGTERM ? SIGINT : SIGTERM);
-	waitpid(child, NULL, 0);
+	child_wait(child);
 	return error_set(err, EXIT_FAILED, "stopped by SIG%s %s", sigabbrev_np(passed), too_late);
 }
 

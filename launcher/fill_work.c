@@ -41,15 +41,6 @@ static void fail(struct fill *fill, size_t region, int reason, const char *compl
 	atomic_store(&fill->stop, true);
 }
 
-int memory_advise(char *address, uint64_t length, int advice)
-{
-	while (madvise(address, length, advice) < 0) {
-		if (errno != EINTR && errno != EAGAIN)
-			return errno;
-	}
-	return 0;
-}
-
 static void fill_region(struct fill *fill, size_t index)
 {
 	struct region *region = &fill->regions[index];

@@ -99,6 +99,16 @@ static int check_cores(const struct host *host, struct error *err)
 	return 0;
 }
 
+/* What hwloc accepts and no machine is. */
+static int check_parts(const struct host *host, bool described, struct error *err)
+{
+	if (check_pages(host, err) < 0)
+		return -1;
+	if (hwloc_bitmap_iszero(host->cpus))
+		return error_set(err, EXIT_SPEC, "the host has no CPU");
+	return described ? check_cores(host, err) : 0;
+}
+
 static struct host *load(const char *description, struct error *err)
 {
 	hwloc_topology_t topology = host_topology_open(description, err);
@@ -113,16 +123,12 @@ static struct host *load(const char *description, struct error *err)
 	if (!failed) {
 		host = host_new();
 		has_distances = host_topology_read(host, topology);
-		failed = check_pages(host, err) < 0;
 		if (description)
 			host_topology_devices(host, topology);
 	}
 	hwloc_topology_destroy(topology);
-	if (!failed && hwloc_bitmap_iszero(host->cpus))
-		failed = error_set(err, EXIT_SPEC, "the host has no CPU");
-	if (!failed && description)
-		failed = check_cores(host, err);
-	if (failed || (!description && read_live(host, has_distances, err) < 0))
+	if (failed || check_parts(host, description, err) < 0 ||
+	    (!description && read_live(host, has_distances, err) < 0))
 		return NULL;
 	return take_pointer(&host);
 }

@@ -328,6 +328,15 @@ void *memory_mmap(int fd, uint64_t offset, uint64_t length, int protection, int 
 	return address;
 }
 
+int memory_advise(char *address, uint64_t length, int advice)
+{
+	while (madvise(address, length, advice) < 0) {
+		if (errno != EINTR && errno != EAGAIN)
+			return errno;
+	}
+	return 0;
+}
+
 char *memory_map(int fd, const struct plan_memory *memory, struct error *err)
 {
 	void *address =

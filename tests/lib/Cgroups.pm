@@ -8,7 +8,7 @@ use warnings;
 use AnclaTest;
 use Exporter qw(import);
 
-our @EXPORT = qw(cgroup_version cgroup_root cgroup_path own_cgroup cgroup_file write_cgroup vm_cgroups cgroup_tree);
+our @EXPORT = qw(cgroup_version cgroup_root cgroup_path own_cgroup cgroup_file write_cgroup in_cgroup vm_cgroups cgroup_tree);
 
 sub lines { return split /\n/, AnclaTest::peek($_[0]) // '' }
 
@@ -52,6 +52,9 @@ sub write_cgroup {
 	close $file;
 	return;
 }
+
+# The words that run a command in the cgroup.
+sub in_cgroup { my ($cgroup, @words) = @_; return ('sh', '-c', 'echo $$ >"$0" && exec "$@"', "$cgroup/cgroup.procs", @words) }
 
 # What there is of a VM's cgroups, anywhere below a directory.
 sub vm_cgroups {

@@ -17,7 +17,7 @@ use Time::HiRes qw(time);
 
 our @EXPORT = qw(
 	host numbers list compact has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
-	threads_are pages_are guest_numa guest_cpuid ran_everywhere soon
+	threads_are pages_are pages_by_node guest_numa guest_cpuid ran_everywhere soon
 	mmap munmap madvise take_hugepages
 );
 
@@ -97,6 +97,15 @@ sub take_hugepages {
 	die "mbind: $!" if syscall(237, $at, $length, 2, pack('Q', 1 << $node), 64, 0) < 0; # MPOL_BIND
 	madvise($at, $length, 23); # MADV_POPULATE_WRITE
 	return sub { munmap($at, $length) };
+}
+
+# How many pages of these mappings (of mappings()) each node has.
+sub pages_by_node {
+	my %pages;
+	for my $mapping (@_) {
+		$pages{$_} += $mapping->{pages}{$_} for keys %{ $mapping->{pages} };
+	}
+	return \%pages;
 }
 
 # --- scenarios ---

@@ -44,9 +44,9 @@ my $run = 0;
 sub stopped {
 	my ($spec) = @_;
 	my $trace = tmpdir() . '/trace' . $run++;
-	my $program = spawn_command('sh', '-c', "echo \$\$ >$cgroup/cgroup.procs && exec \"\$@\"", 'sh',
+	my $program = spawn_command(in_cgroup($cgroup,
 		'strace', '-f', '-b', 'execve', '-qq', '-o', $trace, '-e', 'trace=madvise', '-e', 'inject=madvise:signal=STOP:when=3',
-		$ancla, 'run', make_spec($spec));
+		$ancla, 'run', make_spec($spec)));
 	my $stop = eventually(60, sub { (AnclaTest::peek($trace) // '') =~ /^(\d+) +--- stopped by SIGSTOP/m && $1 });
 	my ($pid, $launcher) = $stop ? AnclaTest::slurp("/proc/$stop/status") =~ /^Tgid:\s+(\d+).*^PPid:\s+(\d+)/ms : ();
 	return ($program, $pid, $launcher) if $pid;
@@ -71,11 +71,9 @@ sub take_all {
 
 # Somebody takes all that is free on the node: as huge pages, for which the kernel kills nobody.
 sub take_all_plain {
-	my $count = "/sys/devices/system/node/node$node/hugepages/hugepages-2048kB/nr_hugepages";
-	my $before = AnclaTest::slurp($count) + 0;
-	write_cgroup($count, 1 << 20);
-	cmp_ok AnclaTest::slurp($count), '>', $before, 'they are taken';
-	return sub { write_cgroup($count, $before) };
+	my $before = hugepages_total($node);
+	cmp_ok reserve_hugepages(1 << 20, $node), '>', $before, 'they are taken';
+	return sub { reserve_hugepages($before, $node) };
 }
 
 # One more than it has now.
@@ -99,20 +97,20 @@ mkdir $cgroup or die "$cgroup: $!";
 my $free = hugepages_free();
 
 for my $case (
-	[ 'huge pages that somebody else takes', '2MiB', 24, \&take_all,
+	[ 'huge pages that somebody else takes', vm('2MiB'), 24, \&take_all,
 		qr/guest memory on host node $node: 24 huge pages of 2MiB needed, (\d+) had, free: 0 on node $node; missing (\d+), reserve them: echo \d+ > \S+node$node\S+2048kB\/nr_hugepages/ ],
-	[ 'a limit of huge pages', '2MiB', 24, \&limit,
+	[ 'a limit of huge pages', vm('2MiB'), 24, \&limit,
 		qr/guest memory on host node $node: 24 huge pages of 2MiB needed, (\d+) had, free: \d+ on node $node: the pages are there but the kernel does not give them \(.*\): see the limits of the cgroup \(hugetlb/ ],
-	[ 'plain pages that somebody else takes', 'none', 131072, \&take_all_plain,
+	[ 'plain pages that somebody else takes', vm_of_two(), 131072, \&take_all_plain,
 		qr/guest node 1 on host node $node: 131072 pages of 4KiB needed, (\d+) had \(Cannot allocate memory\), free: \d+MiB on node $node: stop something, ask for less/ ],
-	[ 'a plain page that breaks', 'none', 12288, sub { poison($_[0], 0, 46) },
+	[ 'a plain page that breaks', vm('none'), 12288, sub { poison($_[0], 0, 46) },
 		qr/guest memory on host node $node: a page of 4KiB is broken \(memory error of the hardware, see dmesg\) after (\d+) of 12288: start again/ ],
-	[ 'a huge page that breaks', '2MiB', 24, sub { poison($_[0], 0, 46) },
+	[ 'a huge page that breaks', vm('2MiB'), 24, sub { poison($_[0], 0, 46) },
 		qr/guest memory on host node $node: a page of 2MiB is broken \(memory error of the hardware, see dmesg\) after (\d+) of 24: start again/ ],
 ) {
-	my ($what, $pages, $count, $lose, $message) = @$case;
+	my ($what, $spec, $count, $lose, $message) = @$case;
 	subtest $what => sub {
-		my ($program, $pid, $launcher) = stopped($count == 131072 ? vm_of_two() : vm($pages)) or return;
+		my ($program, $pid, $launcher) = stopped($spec) or return;
 		my $undo = $lose->($launcher);
 		my $result = ends($program, $pid);
 		$undo->();

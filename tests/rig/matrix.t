@@ -92,13 +92,10 @@ sub looked_at {
 		like $mapping->{policy}, $node->{policy}, "$name: the policy";
 	}
 	my %there = map { $_ => 1 } $nodes[0]{spec}{policy} eq 'restrictive' ? map { numbers($_->{spec}{'host-nodes'}) } @nodes : $near->{id};
-	my %own;
-	for my $mapping (grep { $_->{name} !~ m{^/} && !$guest{ $_->{size} } } @mappings) {
-		$own{$_} += $mapping->{pages}{$_} for keys %{ $mapping->{pages} };
-	}
-	my @elsewhere = grep { !$there{$_} } keys %own;
-	is "@elsewhere", '', "$what: all of QEMU's own memory is where it should be" or diag explain \%own;
-	cmp_ok sum0(values %own), '>', 256, "$what: that is its heap and more";
+	my $own = pages_by_node(grep { $_->{name} !~ m{^/} && !$guest{ $_->{size} } } @mappings);
+	my @elsewhere = grep { !$there{$_} } keys %$own;
+	is "@elsewhere", '', "$what: all of QEMU's own memory is where it should be" or diag explain $own;
+	cmp_ok sum0(values %$own), '>', 256, "$what: that is its heap and more";
 	ended run_ancla('verify', 'matrix'), 0, qr//, "$what: verify agrees";
 	stop_vm('matrix');
 	clean "$what: nothing is left", $free;

@@ -38,16 +38,13 @@ for ([ @nodes[0, -1] ], [ @nodes[-1, 0] ]) {
 		'memory-backing' => { hugepages => 'thp', prealloc => TRUE, 'host-nodes' => "$far->{id}" },
 		cputune => { vcpupin => { 0 => "$far->{cpus}[0]" }, emulatorpin => "$near->{cpus}[0]" },
 	});
-	ended run_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$@\"", 'sh', $ENV{ANCLA} // "$BUILD/ancla", 'start', $path),
+	ended run_command(in_cgroup($group, $ENV{ANCLA} // "$BUILD/ancla", 'start', $path)),
 		0, qr/own runs/, "$what: starts" or next;
 	my $pid = qemu_of('own');
 	pages_are($pid, 4096, [ { $far->{id} => GUEST / 4096 } ], "$what: guest memory", GUEST);
 
-	my %on;
-	for my $mapping (grep { $_->{size} != GUEST } mappings($pid, qr{^(?!/)})) {
-		$on{$_} += $mapping->{pages}{$_} for keys %{ $mapping->{pages} };
-	}
-	is_deeply [ keys %on ], [ $near->{id} ], "$what: heap and stacks" or diag explain \%on;
+	my $on = pages_by_node(grep { $_->{size} != GUEST } mappings($pid, qr{^(?!/)}));
+	is_deeply [ keys %$on ], [ $near->{id} ], "$what: heap and stacks" or diag explain $on;
 
 	# One for 2 MiB, and what is above. The kernel adds its counts up every other second.
 	my $own = tables($pid);

@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib", $FindBin::Bin;
 use AnclaTest;
 use AnclaVm;
+use Cgroups;
 use Rig;
 use Test::More;
 
@@ -87,7 +88,7 @@ subtest 'control groups' => sub {
 	mkdir "$top/limits";
 	$write->('limits/cgroup.subtree_control', '+memory +hugetlb');
 	mkdir "$top/limits/in";
-	my $start = sub { return run_command('sh', '-c', 'echo $$ >/sys/fs/cgroup/limits/in/cgroup.procs && exec "$@"', 'sh', $ENV{ANCLA} // "$BUILD/ancla", 'start', make_spec($_[0])) };
+	my $start = sub { return run_command(in_cgroup("$top/limits/in", $ENV{ANCLA} // "$BUILD/ancla", 'start', make_spec($_[0]))) };
 	$write->('limits/hugetlb.2MB.max', 20 << 20);
 	ended $start->(vm('limited', 16, $id)), 4,
 		qr{the guest needs 32MiB of 2MiB pages, and its control group may have 20MiB more: /sys/fs/cgroup/limits/hugetlb\.2MB\.max is 20MiB; raise that \(echo 33554432 > \S+\), or ask for less},

@@ -78,7 +78,7 @@ sub memory_group {
 subtest 'the control group may have less than when it was counted' => sub {
 	my ($group, $limit) = memory_group();
 	my $large = make_spec(spec('large', { memory => '1GiB', 'memory-backing' => { prealloc => TRUE } }));
-	my $run = spawn_command('sh', '-c', "echo \$\$ >$group/cgroup.procs && exec \"\$\@\"", 'sh', with_madvise($slow, 'run', $large), traced());
+	my $run = spawn_command(in_cgroup($group, with_madvise($slow, 'run', $large)), traced());
 	if (ok $run->wait_for_output(qr/^ancla: filling memory: \d+ of 1024 MiB/m), 'while memory is filled') {
 		ok eval { write_cgroup("$group/$limit", 512 << 20); 1 }, 'the limit is lowered' or diag $@;
 		ended $run->wait_exit, 4, qr{^ancla: guest memory: \d+MiB are still to be filled, and the control group may have \d+MiB more: \Q$group/$limit\E is 512MiB; raise that, or ask for less$}m,

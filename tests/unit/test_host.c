@@ -297,6 +297,16 @@ static char *replace(const char *text, const char *from, const char *to)
 	return xasprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
 }
 
+/* A synthetic host, exported, of which one thing is written otherwise. */
+static void assert_refused_with(const char *from, const char *to, const char *part)
+{
+	cleanup_free char *text = export_text(synthetic("numa:2(memory=4294967296) core:2 pu:1"));
+	cleanup_free char *changed = replace(text, from, to);
+	cleanup_path struct file file = write_text(changed, strlen(changed));
+
+	assert_refused(file.path, part);
+}
+
 static void a_kind_has_only_cpus_of_the_host(void **state)
 {
 	cleanup_free char *text = export_text(synthetic("numa:1 core:4 pu:1"));
@@ -336,15 +346,12 @@ static void huge_pages_come_from_the_page_types(void **state)
 
 static void a_page_size_that_comes_twice_is_refused(void **state)
 {
-	cleanup_free char *text = export_text(synthetic("numa:2(memory=4294967296) pu:1"));
-	cleanup_free char *twice = replace(text, "<page_type size=\"4096\"",
-	                                   "<page_type size=\"2097152\" count=\"1\"/>\n"
-	                                   "<page_type size=\"2097152\" count=\"512\"/>\n"
-	                                   "<page_type size=\"4096\"");
-	cleanup_path struct file file = write_text(twice, strlen(twice));
-
 	(void)state;
-	assert_refused(file.path, "node 0 of the host has two counts of pages of 2097152 bytes");
+	assert_refused_with("<page_type size=\"4096\"",
+	                    "<page_type size=\"2097152\" count=\"1\"/>\n"
+	                    "<page_type size=\"2097152\" count=\"512\"/>\n"
+	                    "<page_type size=\"4096\"",
+	                    "node 0 of the host has two counts of pages of 2097152 bytes");
 }
 
 static void two_thousand_cpus_are_indexed(void **state)
@@ -397,18 +404,8 @@ static const char machine_without_cpus[] =
 static void a_damaged_file_is_refused(void **state)
 {
 	cleanup_free char *text = export_text(synthetic("numa:2 core:2 pu:1"));
-	cleanup_free char *newer = replace(text, "<topology version=\"2", "<topology version=\"9");
-	cleanup_free char *broken = replace(text, "type=\"NUMANode\"", "type=\"Horse\"");
-	cleanup_free char *cpu_twice =
-	    replace(text, "type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"2\"");
-	cleanup_free char *node_twice =
-	    replace(text, "type=\"NUMANode\" os_index=\"1\"", "type=\"NUMANode\" os_index=\"0\"");
 	cleanup_path struct file cut = write_text(text, strlen(text) / 2);
 	cleanup_path struct file nul = write_text(text, strlen(text) + 1);
-	cleanup_path struct file version = write_text(newer, strlen(newer));
-	cleanup_path struct file horse = write_text(broken, strlen(broken));
-	cleanup_path struct file cpus = write_text(cpu_twice, strlen(cpu_twice));
-	cleanup_path struct file nodes = write_text(node_twice, strlen(node_twice));
 	cleanup_path struct file empty =
 	    write_text(machine_without_cpus, strlen(machine_without_cpus));
 
@@ -416,10 +413,12 @@ static void a_damaged_file_is_refused(void **state)
 	assert_refused(empty.path, "no CPU");
 	assert_refused(cut.path, "cut short");
 	assert_refused(nul.path, "not XML of hwloc");
-	assert_refused(version.path, "newer hwloc");
-	assert_refused(horse.path, "hwloc finds a mistake in it");
-	assert_refused(cpus.path, "two CPUs numbered 2");
-	assert_refused(nodes.path, "two nodes numbered 0");
+	assert_refused_with("<topology version=\"2", "<topology version=\"9", "newer hwloc");
+	assert_refused_with("type=\"NUMANode\"", "type=\"Horse\"", "hwloc finds a mistake in it");
+	assert_refused_with("type=\"PU\" os_index=\"3\"", "type=\"PU\" os_index=\"2\"",
+	                    "two CPUs numbered 2");
+	assert_refused_with("type=\"NUMANode\" os_index=\"1\"", "type=\"NUMANode\" os_index=\"0\"",
+	                    "two nodes numbered 0");
 }
 
 /* However it is written: hwloc would take 512 MiB for each. */
@@ -436,15 +435,11 @@ static void a_number_that_no_linux_has_is_refused_before_hwloc_sees_it(void **st
 		{ "type=\"NUMANode\" os_index=\"1\"", "type=\"Node\" os_index=\"70000\"" },
 		{ "type=\"NUMANode\" os_index=\"1\"", "type=\"NUMANode\"" },
 	};
-	cleanup_free char *text = export_text(synthetic("numa:2 core:2 pu:1"));
 
 	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
-		cleanup_free char *high = replace(text, ways[i][0], ways[i][1]);
-		cleanup_path struct file file = write_text(high, strlen(high));
-
-		assert_refused(file.path, "a number above that of any Linux, or without one");
-	}
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++)
+		assert_refused_with(ways[i][0], ways[i][1],
+		                    "a number above that of any Linux, or without one");
 }
 
 /* hwloc 2.9 dereferences NULL on this one. */

@@ -484,9 +484,10 @@ static void assert_threads(hwloc_bitmap_t emulator, size_t late)
 	setting_init(&setting, &memory, 1);
 	setting.plan.emulator = emulator;
 	size_t workers = (size_t)hwloc_bitmap_weight(setting.host.allowed);
+	if (workers == 1 || workers > 16) /* one CPU for all, or more than there are threads */
+		late = 0;
 	if (workers > 16)
-		workers = 16, late = 0;
-	late = workers > 1 ? late : 0;
+		workers = 16;
 	struct fill *fill = start(&setting, &fd);
 	size_t first = workers - late;
 	struct crew_seen seen = wait_for_threads(first, geteuid() == 0 ? 0 : first, cpus);
