@@ -36,6 +36,10 @@ int stream_init(struct stream *stream, int fd)
 		errno = ENOMEM;
 		return -1;
 	}
+	/* Strict as QEMU writes: by default json-c takes comments, too, and one that begins right
+	 * after a message would hold the message back. */
+	json_tokener_set_flags(stream->tokener,
+	                       JSON_TOKENER_STRICT | JSON_TOKENER_ALLOW_TRAILING_CHARS);
 	stream->fd = fd;
 	return 0;
 }

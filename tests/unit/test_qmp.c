@@ -568,6 +568,8 @@ static void garbage_is_a_protocol_error_that_shows_it(void **state)
 		{ "{\"event\" 1}\n", "got: {\"event\" 1}" },
 		{ "{\"event\": tru3}", "JSON (boolean expected), got: {\"event\": tru3}" },
 		{ "{\"\xc3\xa9\t\": }", "got: {\"   \": }" },
+		{ "{\"event\": /* none */ \"STOP\"}\n", "got: {\"event\": /* none */" },
+		{ "{'event': 'STOP'}\n", "got: {'event': 'STOP'}" },
 		{ "{\"a\": 0, \"0123456789012345678901234567890123456789012345678\": 0}\n",
 		  "got: {\"a\": 0, \"0123456789012345678901234567890123456789012345678\"..." },
 	};
@@ -698,6 +700,31 @@ static void a_flood_of_blanks_is_a_protocol_error(void **state)
 	assert_fails(qmp_call(f->qmp, "stop", NULL, LIMIT_MS, NULL, &error), &error,
 	             QMP_ERROR_PROTOCOL);
 	assert_contains(error.message, "at most 16 MiB, got: blanks");
+}
+
+static void what_follows_a_reply_does_not_hold_it_back(void **state)
+{
+	static const char *const after[] = { "/", "/* a comment", "]", "x" };
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(after) / sizeof(*after); i++) {
+		struct qmp_error error;
+		unsigned id;
+		char *line;
+
+		start_ready(f, NULL);
+		id = qmp_send(f->qmp, "stop", NULL, &error);
+		line = answer_to(hear(&f->peer), "\"return\": {}");
+		line[strcspn(line, "\r\n")] = '\0';
+		say_bytes(&f->peer, line, strlen(line));
+		say(&f->peer, after[i]);
+		free(line);
+		assert_broken(f, "a JSON object, got: ");
+		assert_int_equal(qmp_take_reply(f->qmp, id, NULL, &error), 1);
+		hang_up(&f->peer);
+		qmp_free(f->qmp);
+		f->qmp = NULL;
+	}
 }
 
 /* Time */
@@ -969,6 +996,7 @@ int main(void)
 		TEST(a_second_reply_to_a_command_is_a_protocol_error),
 		TEST(a_reply_that_is_too_large_is_a_protocol_error),
 		TEST(a_flood_of_blanks_is_a_protocol_error),
+		TEST(what_follows_a_reply_does_not_hold_it_back),
 		TEST(a_peer_that_never_greets_is_given_up),
 		TEST(a_peer_that_never_answers_is_given_up),
 		TEST(a_flood_of_events_does_not_extend_the_time_limit),
