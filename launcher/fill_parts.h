@@ -25,7 +25,11 @@ struct worker {
 	size_t crew;
 	hwloc_bitmap_t cpus;
 	bool late; /* begins when the fill is hurried: until then a CPU is QEMU's */
-	pid_t tid; /* 0 before and after it works; under the fill's lock */
+
+	/* The filler's. */
+	unsigned long *mask; /* the CPUs */
+	size_t mask_size;    /* in bytes */
+	pid_t tid;           /* 0 before and after it works; under the fill's lock */
 };
 
 /* What the filler says: in memory that both share. */
@@ -59,6 +63,7 @@ struct fill {
 	int64_t score;
 	_Atomic bool stop;
 	pthread_mutex_t lock; /* for all that follows, worker.tid and the report: in the filler */
+	pthread_cond_t hurry; /* `hurried` has become true */
 	size_t working;
 	bool idle; /* workers begin at SCHED_IDLE */
 

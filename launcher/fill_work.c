@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "fill_parts.h"
@@ -62,16 +63,16 @@ static void fill_region(struct fill *fill, size_t index)
 	}
 }
 
-static void set_affinity(hwloc_const_bitmap_t cpus)
+/* The worker's CPUs as the kernel takes them. Made before it begins: a thread's first piece of the
+ * heap maps memory, for which those at work would wait. */
+static void make_mask(struct worker *worker)
 {
-	int last = hwloc_bitmap_last(cpus);
-	unsigned count = (unsigned)(last < 0 ? 0 : last) / (8 * sizeof(unsigned long)) + 1;
-	cleanup_free unsigned long *mask = xcalloc(count, sizeof(*mask));
+	int last = hwloc_bitmap_last(worker->cpus);
+	unsigned count = (unsigned)(last < 0 ? 0 : last) / (8 * sizeof(*worker->mask)) + 1;
 
-	/* Where it is not granted the fill is slower and no page goes elsewhere: the policy binds
-	 * them. */
-	hwloc_bitmap_to_ulongs(cpus, count, mask);
-	sched_setaffinity(0, count * sizeof(*mask), (const cpu_set_t *)mask);
+	worker->mask = xcalloc(count, sizeof(*worker->mask));
+	worker->mask_size = count * sizeof(*worker->mask);
+	hwloc_bitmap_to_ulongs(worker->cpus, count, worker->mask);
 }
 
 static void begin_work(struct worker *worker)
@@ -80,7 +81,9 @@ static void begin_work(struct worker *worker)
 	const struct plan_memory *memory = fill->regions[worker->crew].memory;
 	cleanup_error struct error err = ERROR_INIT;
 
-	set_affinity(worker->cpus);
+	/* Where it is not granted the fill is slower and no page goes elsewhere: the policy binds
+	 * them. */
+	sched_setaffinity(0, worker->mask_size, (const cpu_set_t *)worker->mask);
 	pthread_mutex_lock(&fill->lock);
 	worker->tid = gettid();
 	if (fill->idle && !fill->hurried)
@@ -131,11 +134,27 @@ static void leave(struct fill *fill, struct worker *worker)
 		_exit(EXIT_FAILED);
 }
 
+/* A late worker waits for the word to hurry, and joins in if there is something to do still. It is
+ * there from the beginning, as to make a thread maps memory, too. */
+static bool join_in(struct fill *fill)
+{
+	pthread_mutex_lock(&fill->lock);
+	while (!fill->hurried)
+		pthread_cond_wait(&fill->hurry, &fill->lock);
+	bool needed = fill->working > 0;
+	if (needed)
+		fill->working++;
+	pthread_mutex_unlock(&fill->lock);
+	return needed;
+}
+
 static void *work(void *data)
 {
 	struct worker *worker = data;
 	struct fill *fill = worker->fill;
 
+	if (worker->late && !join_in(fill))
+		return NULL;
 	begin_work(worker);
 	for (size_t i = worker->crew; i < fill->n_regions; i++) {
 		if (fill->regions[i].crew == worker->crew)
@@ -151,7 +170,7 @@ static int start_worker(struct worker *worker)
 	pthread_t thread;
 	int reason = pthread_create(&thread, NULL, work, worker);
 
-	if (!reason)
+	if (!reason && !worker->late)
 		worker->fill->working++;
 	return reason;
 }
@@ -186,8 +205,9 @@ static void start_workers(struct fill *fill)
 	size_t failed = 0;
 	for (size_t i = 0; i < fill->n_workers && !reason; i++) {
 		struct worker *worker = &fill->workers[i];
+		make_mask(worker);
 		bool first = i == 0 || fill->workers[i - 1].crew != worker->crew;
-		int result = worker->late ? 0 : start_worker(worker);
+		int result = start_worker(worker);
 		reason = first ? result : 0;
 		failed = worker->crew;
 	}
@@ -208,30 +228,40 @@ static void hurry(struct fill *fill)
 		if (fill->workers[i].tid)
 			sched_setscheduler(fill->workers[i].tid, SCHED_OTHER,
 			                   &(struct sched_param){ 0 });
-	/* Where all is filled already there is nothing to begin. */
-	for (size_t i = 0; i < fill->n_workers && fill->working; i++)
-		if (fill->workers[i].late)
-			start_worker(&fill->workers[i]);
+	pthread_cond_broadcast(&fill->hurry);
 	pthread_mutex_unlock(&fill->lock);
+}
+
+/* What the launcher says; -1 when it has ended, or with MSG_DONTWAIT when it has said nothing. */
+static int hear(const struct fill *fill, int flags)
+{
+	ssize_t got;
+	char word;
+
+	do
+		got = recv(fill->socket, &word, 1, flags);
+	while (got < 0 && errno == EINTR);
+	return got > 0 ? word : -1;
 }
 
 void fill_work(struct fill *fill)
 {
-	ssize_t got;
-	char word;
+	int word;
 
 	/* Else its launcher, if it has capabilities of its file, could not read where the pages are
 	 * (proc(5), PR_SET_DUMPABLE). Nobody with fewer may trace it. */
 	prctl(PR_SET_DUMPABLE, 1);
 	pthread_mutex_init(&fill->lock, NULL);
+	pthread_cond_init(&fill->hurry, NULL);
 	if (fill_has_plain(fill)) {
 		mmap(NULL, SLACK, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 		be_killed_first(fill);
 	}
+	fill->hurried = hear(fill, MSG_DONTWAIT) == FILL_HURRY; /* from the beginning */
 	start_workers(fill);
-	while ((got = read(fill->socket, &word, 1)) > 0 || (got < 0 && errno == EINTR)) {
-		if (got > 0 && word == FILL_HURRY)
+	while ((word = hear(fill, 0)) >= 0) {
+		if (word == FILL_HURRY)
 			hurry(fill);
 	}
 	/* The launcher has ended. */
