@@ -105,14 +105,3 @@ char *user_name(uid_t uid)
 
 	return find_entry(NULL, uid, &user) ? take_pointer(&user.name) : xasprintf("%u", uid);
 }
-
-char *group_name(gid_t gid)
-{
-	cleanup_file FILE *file = fopen(GROUP, "re");
-	struct group *entry;
-
-	while (file && (entry = fgetgrent(file)))
-		if (entry->gr_gid == gid)
-			return xstrdup(entry->gr_name);
-	return xasprintf("%u", gid);
-}

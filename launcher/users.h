@@ -22,8 +22,7 @@ int user_find(const char *name, struct user *user, struct error *err);
 void user_free(struct user *user);
 #define cleanup_user __attribute__((cleanup(user_free)))
 
-/* The names for a number, or the number in digits. The caller frees. */
+/* The name for a number, or the number in digits. The caller frees. */
 char *user_name(uid_t uid);
-char *group_name(gid_t gid);
 
 #endif

@@ -322,6 +322,31 @@ static void a_kind_has_only_cpus_of_the_host(void **state)
 	assert_set(host->kinds[0].cpus, "0-3");
 }
 
+/* hwloc's words for a PCI device. */
+#define PCI(number, address)                                                                       \
+	"<object type=\"PCIDev\" gp_index=\"" number "\" pci_busid=\"" address                     \
+	"\" pci_type=\"0200 [8086:1528] [0000:0000] 01\" pci_link_speed=\"0\"/>"
+#define NODE_1 "<object type=\"NUMANode\" os_index=\"1\""
+#define PACKAGE "<object type=\"Package\""
+
+static void a_described_pci_device_is_on_the_node_that_it_hangs_on(void **state)
+{
+	cleanup_free char *text = export_text(synthetic("pack:2 numa:1 core:2 pu:1"));
+	cleanup_free char *one = replace(text, NODE_1, PCI("900", "0000:3b:00.1") NODE_1);
+	cleanup_free char *two = replace(one, PACKAGE, PCI("901", "0000:00:1f.2") PACKAGE);
+	cleanup_path struct file file = write_text(two, strlen(two));
+	cleanup_host struct host *host = load(file.path);
+
+	(void)state;
+	assert_int_equal(host_device_node(host, "0000:3b:00.1"), 1);
+	assert_int_equal(host_device_node(host, "0000:00:1f.2"), -1); /* near both is near none */
+	assert_int_equal(host_device_node(host, "0000:3b:00.0"), -1);
+	/* Nothing of the machine that the test runs on is taken for the described one's. */
+	host_find_pci(host, "0000:3b:00.0");
+	host_find_disk(host, "/");
+	assert_int_equal(host->n_devices, 1);
+}
+
 static void huge_pages_come_from_the_page_types(void **state)
 {
 	cleanup_free char *text = export_text(synthetic("numa:1(memory=4294967296) pu:1"));
@@ -529,6 +554,7 @@ int main(void)
 		cmocka_unit_test(kinds_are_ranked),
 		cmocka_unit_test(a_kind_has_only_cpus_of_the_host),
 		cmocka_unit_test(numbers_may_have_holes),
+		cmocka_unit_test(a_described_pci_device_is_on_the_node_that_it_hangs_on),
 		cmocka_unit_test(huge_pages_come_from_the_page_types),
 		cmocka_unit_test(a_page_size_that_comes_twice_is_refused),
 		cmocka_unit_test(two_thousand_cpus_are_indexed),
