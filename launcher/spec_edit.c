@@ -146,15 +146,16 @@ static bool is_new_element(const char *pointer)
 	return length >= 2 && strcmp(pointer + length - 2, "/-") == 0;
 }
 
-/* The deepest place on the way that is there; `rest` is what is not. "-" never is. */
+/* The deepest place on the way that is there; `rest` is what is not. The "-" of a list never is,
+ * that of an object is a key like others (RFC 6901). */
 static struct place *find_deepest(struct document *document, const char *pointer, const char **rest)
 {
 	cleanup_free char *way = xstrdup(pointer);
 	struct place *place;
 
 	for (;;) {
-		place = is_new_element(way) ? NULL : place_find(document->root, way, false);
-		if (place || !*way)
+		place = place_find(document->root, way, false);
+		if (place && (place->key || !is_new_element(way)))
 			break;
 		*strrchr(way, '/') = '\0';
 	}

@@ -42,6 +42,9 @@ static void a_value_is_replaced_where_it_stands(void **state)
 	/* What looks like a comment or a key in a string is none, and the other way round. */
 	assert_set("{ \"u\": \"http://x/*\", /* \"a\": 0, */ \"a\": 1 }", "/a", "2",
 	           "{ \"u\": \"http://x/*\", /* \"a\": 0, */ \"a\": 2 }");
+	/* In an object, "-" is a key like others. */
+	assert_set("{ \"s\": { \"-\": 1 } }", "/s/-", "2", "{ \"s\": { \"-\": 2 } }");
+	assert_set("{ \"s\": [ { \"-\": 1 } ] }", "/s/0/-", "2", "{ \"s\": [ { \"-\": 2 } ] }");
 }
 
 static void a_member_is_added_in_the_manner_of_the_others(void **state)
