@@ -69,16 +69,17 @@ static int check_memory(const struct plan *plan, struct error *err)
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
 		struct plan_memory policy = plan_memory_of_policy(memory);
-		const char *wrong = !is_in_order(plan, i)              ? "is not of its guest node"
-		                    : memory->pages == PAGES_UNSET     ? "is of no kind of pages"
-		                    : memory->size % memory->page_size ? "is not whole pages"
-		                    : !policy.host_nodes != !policy.policy
-		                        ? "has only one of nodes and policy"
-		                    : memory->host_nodes && hwloc_bitmap_iszero(memory->host_nodes)
-		                        ? "is on no host node"
-		                    : memory->backing != BACKING_ANON && !memory->shared
-		                        ? "is in a file and not shared"
-		                        : NULL;
+		const char *wrong =
+		    !is_in_order(plan, i)                  ? "is not of its guest node"
+		    : memory->pages == PAGES_UNSET         ? "is of no kind of pages"
+		    : memory->size % memory->page_size     ? "is not whole pages"
+		    : !policy.host_nodes != !policy.policy ? "has only one of nodes and policy"
+		    : memory->host_nodes && hwloc_bitmap_iszero(memory->host_nodes)
+		        ? "is on no host node"
+		    : memory->policy_nodes && !memory->host_nodes ? "was moved to no host node"
+		    : memory->backing != BACKING_ANON && !memory->shared
+		        ? "is in a file and not shared"
+		        : NULL;
 
 		if (wrong)
 			return error_set(err, EXIT_FAILED, "region %zu of the plan's memory %s", i,

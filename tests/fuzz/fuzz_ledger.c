@@ -24,11 +24,14 @@
 
 extern const struct command cmd_list, cmd_verify;
 
-/* Nobody is killed, and nobody waited for: the clock runs a second each time it is looked at. */
-int __wrap_kernel_pidfd_kill(int pidfd, int signal);
-int __wrap_kernel_pidfd_kill(int pidfd, int signal)
+/* No process is the one that a state names: by chance it could be one of this machine, and commands
+ * would wait for it, or kill it. Nobody is waited for: the clock runs a second each time it is
+ * looked at. */
+int __wrap_kernel_pidfd(pid_t pid, uint64_t start_time);
+int __wrap_kernel_pidfd(pid_t pid, uint64_t start_time)
 {
-	promise(false, "it would kill (descriptor %d, signal %d)", pidfd, signal);
+	(void)pid;
+	(void)start_time;
 	return -1;
 }
 
@@ -132,8 +135,12 @@ static void promise_plan(const struct plan *plan)
 
 		promise(memory->size && memory->size % memory->page_size == 0, "memory %zu", i);
 		promise(memory->shared || memory->backing == BACKING_ANON, "memory %zu", i);
-		promise((memory->host_nodes != NULL) == (memory->policy != MEM_POLICY_UNSET),
+		const struct plan_memory policy = plan_memory_of_policy(memory);
+
+		promise((policy.host_nodes != NULL) == (policy.policy != MEM_POLICY_UNSET),
 		        "memory %zu has a policy or nodes", i);
+		promise(memory->host_nodes || !memory->policy_nodes, "memory %zu was moved nowhere",
+		        i);
 		promise(!memory->host_nodes || !hwloc_bitmap_iszero(memory->host_nodes),
 		        "memory %zu is on no node", i);
 		promise(memory->guest_node ==

@@ -222,6 +222,7 @@ static void what_makes_no_sense_is_refused(void **state)
 	assert_refuses("/memory/0/host-nodes", "\"\"", "region 0|no host node");
 	assert_refuses("/memory/0/host-nodes", "null", "region 0|policy");
 	assert_refuses("/memory/0/policy", "\"default\"", "region 0|policy");
+	assert_refuses("/memory/1/policy-nodes", "\"\"", "region 1|moved");
 	assert_refuses("/memory/0/pages", "\"unset\"", "region 0|pages");
 	assert_refuses("/memory/0/shared", "false", "region 0|shared");
 }
