@@ -1,7 +1,7 @@
 /* The QMP client, whose peer says anything. What it makes of a stream does not depend on the pieces
  * in which it comes: everything is said twice, once whole and once in small pieces, and the same
- * must be understood. Only where a stream is no JSON may the end come later: json-c refuses "0-1"
- * in one piece and not in two.
+ * must be understood. Only where a stream is no JSON may the end come later, and more be heard
+ * until then: json-c refuses "0-1" in one piece and not in two.
  *
  * In the input, a byte 0xff (of which there is none in UTF-8) is a moment at which the peer waits
  * until the client has read all, and may have sent a command. */
@@ -21,11 +21,12 @@ struct talk {
 	int peer;
 	unsigned ids[COMMANDS_MOST];
 	size_t n_ids;
-	char *heard; /* everything that the client told, in order */
+	char *heard; /* the events, in order */
 	size_t length;
 	FILE *out;
 	bool broken; /* the peer broke the protocol */
 	struct json_object *replies[COMMANDS_MOST];
+	char *answers[COMMANDS_MOST]; /* these as text, or the class of an error */
 };
 
 static const char *const commands[COMMANDS_MOST] = { "query-status", "query-cpus-fast",
@@ -61,10 +62,10 @@ static void take_replies(struct talk *talk)
 		talk->ids[i] = 0;
 		if (taken < 0)
 			promise_qmp_error(&error);
-		if (taken > 0 || error.kind == QMP_ERROR_COMMAND)
-			fprintf(
-			    talk->out, "reply %zu: %s\n", i,
-			    taken < 0 ? error.class : json_object_to_json_string(talk->replies[i]));
+		if (taken > 0)
+			talk->answers[i] = xstrdup(json_object_to_json_string(talk->replies[i]));
+		else if (error.kind == QMP_ERROR_COMMAND)
+			talk->answers[i] = xstrdup(error.class);
 	}
 }
 
@@ -152,9 +153,25 @@ static struct talk hold_talk(const uint8_t *data, size_t size, size_t piece)
 
 static void talk_free(struct talk *talk)
 {
-	for (size_t i = 0; i < COMMANDS_MOST; i++)
+	for (size_t i = 0; i < COMMANDS_MOST; i++) {
 		json_object_put(talk->replies[i]);
+		free(talk->answers[i]);
+	}
 	free(talk->heard);
+}
+
+static void promise_same(const struct talk *whole, const struct talk *pieces)
+{
+	promise(whole->broken ? strncmp(whole->heard, pieces->heard, whole->length) == 0
+	                      : strcmp(whole->heard, pieces->heard) == 0 && !pieces->broken,
+	        "whole:\n%s\nin pieces:\n%s", whole->heard, pieces->heard);
+	for (size_t i = 0; i < COMMANDS_MOST; i++) {
+		const char *answer = whole->answers[i], *other = pieces->answers[i];
+
+		promise(answer ? other && strcmp(answer, other) == 0 : whole->broken || !other,
+		        "command %zu, whole:\n%s\nin pieces:\n%s", i, answer ? answer : "",
+		        other ? other : "");
+	}
 }
 
 /* Which threads QEMU has, by what it said. No thread but its own is ever among them. */
@@ -188,9 +205,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return -1;
 	whole = hold_talk(data, size, 1 << 20);
 	pieces = hold_talk(data, size, 1 + size % 7);
-	promise(whole.broken ? strncmp(whole.heard, pieces.heard, whole.length) == 0
-	                     : strcmp(whole.heard, pieces.heard) == 0 && !pieces.broken,
-	        "whole:\n%s\nin pieces:\n%s", whole.heard, pieces.heard);
+	promise_same(&whole, &pieces);
 	if (whole.replies[1])
 		find_threads(whole.replies[1], whole.replies[2]);
 	talk_free(&whole);
