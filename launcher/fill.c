@@ -177,8 +177,16 @@ static int64_t count_oom_kills(void)
 	return line ? strtoll(line + strlen("\noom_kill "), NULL, 10) : -1;
 }
 
-static int start_filler(struct fill *fill, int theirs, int lock, struct error *err)
+static int start_filler(struct fill *fill, int lock, struct error *err)
 {
+	cleanup_close int theirs = -1;
+	int ends[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return error_set(err, EXIT_FAILED, "cannot make a socket for the filler: %s",
+		                 strerror(errno));
+	fill->socket = ends[0];
+	theirs = ends[1];
 	fill->report = mmap(NULL, report_size(fill), PROT_READ | PROT_WRITE,
 	                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (fill->report == MAP_FAILED) {
@@ -203,14 +211,6 @@ static int start_filler(struct fill *fill, int theirs, int lock, struct error *e
 static int start(struct fill *fill, const struct plan *plan, const struct host *host,
                  const int *fds, int lock, struct error *err)
 {
-	cleanup_close int theirs = -1;
-	int ends[2];
-
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
-		return error_set(err, EXIT_FAILED, "cannot make a socket for the filler: %s",
-		                 strerror(errno));
-	fill->socket = ends[0];
-	theirs = ends[1];
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		if (plan->memory[i].fill == FILL_LAUNCHER && fds[i] >= 0 && plan->memory[i].size &&
 		    add_region(fill, plan, i, fds[i], err) < 0)
@@ -220,7 +220,7 @@ static int start(struct fill *fill, const struct plan *plan, const struct host *
 		if (fill->regions[i].crew == i)
 			add_crew(fill, plan, host, i);
 	}
-	return fill->n_regions ? start_filler(fill, theirs, lock, err) : 0;
+	return fill->n_regions ? start_filler(fill, lock, err) : 0;
 }
 
 struct fill *fill_start(const struct plan *plan, const struct host *host, const int *fds, int lock,

@@ -46,7 +46,8 @@ struct fill *fill_start(const struct plan *plan, const struct host *host, const 
  * yet: a chunk each. */
 uint64_t fill_in_flight(const struct plan_memory *memory);
 
-/* Readable (poll) once the fill has ended, well or badly: then fill_wait() does not wait. */
+/* Readable (poll) once the fill has ended, well or badly: then fill_wait() does not wait. -1 where
+ * there is nothing to fill. */
 int fill_fd(const struct fill *fill);
 
 /* Whether fill_wait() has heard the end, or there was nothing to fill. */

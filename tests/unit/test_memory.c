@@ -368,7 +368,8 @@ static void nothing_to_fill_is_done_at_once_without_a_process(void **state)
 	setting_init(&setting, &memory, 1);
 	struct fill *fill = start(&setting, &(int){ -1 });
 	assert_int_equal(filler(), 0);
-	wait_for_fill(fill);
+	assert_true(fill_is_over(fill));
+	assert_int_equal(fill_fd(fill), -1);
 	fill_progress(fill, &done, &total);
 	assert_int_equal(total, 0);
 	assert_int_equal(fill_wait(fill, &err), 0);
