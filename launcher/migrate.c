@@ -61,7 +61,7 @@ static int open_part(const struct migration *m, struct part *part, struct error 
 
 	if (m->fd < 0) {
 		part->pid = m->pid;
-		part->address = (char *)m->start + offset; /* NOLINT: an address of QEMU's */
+		part->address = (char *)m->start + offset; /* an address of QEMU's */
 		return 0;
 	}
 	part->address =

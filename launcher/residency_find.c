@@ -31,7 +31,7 @@ static bool ask(struct finder *f, const uint64_t *numbers, size_t count)
 	int nodes[PAGES_AT_ONCE];
 
 	for (size_t i = 0; i < count; i++)
-		addresses[i] = (char *)f->start + numbers[i] * f->page_size; /* NOLINT */
+		addresses[i] = (char *)f->start + numbers[i] * f->page_size; /* QEMU's */
 	if (syscall(SYS_move_pages, f->pid, count, addresses, NULL, nodes, 0) < 0)
 		return false;
 	for (size_t i = 0; i < count; i++) {
