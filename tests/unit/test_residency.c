@@ -396,6 +396,47 @@ static void pages_that_the_kernel_moves_meanwhile_are_counted(void **state)
 	}
 }
 
+/* Some batches of pages, and one page behind them that is not there. */
+#define FEW 1300
+
+static uintptr_t map_few_anonymous(int fd)
+{
+	const uint64_t size = FEW * 4 * KIB;
+	char *address =
+	    mmap(NULL, size + 4 * KIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)fd;
+	madvise(address, size + 4 * KIB, MADV_NOHUGEPAGE);
+	touch(address, size, 4 * KIB);
+	return (uintptr_t)address;
+}
+
+static void pages_that_were_not_counted_are_asked_for_one_by_one(void **state)
+{
+	cleanup_other struct other other = other_start(map_few_anonymous, -1);
+	struct residency pages = { .page_size = 4 * KIB, .resident = FEW - 100 };
+	uint64_t sum = 0;
+	siginfo_t ended;
+
+	(void)state;
+	residency_find(other.pid, other.address, FEW * 4 * KIB, FEW, &pages);
+	assert_int_equal(pages.resident, FEW);
+	for (size_t node = 0; node < pages.n_nodes; node++)
+		sum += pages.pages[node];
+	assert_int_equal(sum, FEW);
+	/* One that never comes is not waited for without end. */
+	pages.resident = FEW - 100;
+	residency_find(other.pid, other.address, (FEW + 1) * 4 * KIB, FEW + 1, &pages);
+	assert_int_equal(pages.resident, FEW);
+	/* A process that is dead has no answer, and what was counted stays. */
+	pages.resident = FEW - 100;
+	kill(other.pid, SIGKILL);
+	assert_int_equal(waitid(P_PID, (id_t)other.pid, &ended, WEXITED | WNOWAIT), 0);
+	residency_find(other.pid, other.address, FEW * 4 * KIB, FEW, &pages);
+	assert_int_equal(pages.resident, FEW - 100);
+	free(pages.pages);
+}
+
 /* The mapping may be anybody's, and of any size: without a limit this would not end. */
 static void what_is_not_there_at_all_is_not_looked_for(void **state)
 {
@@ -446,6 +487,7 @@ int main(void)
 		with_huge_pages(huge_pages_of_another_process_are_those_it_touched),
 		cmocka_unit_test(anonymous_memory_is_found_by_its_size),
 		cmocka_unit_test(pages_that_the_kernel_moves_meanwhile_are_counted),
+		cmocka_unit_test(pages_that_were_not_counted_are_asked_for_one_by_one),
 		cmocka_unit_test(what_is_not_there_at_all_is_not_looked_for),
 		cmocka_unit_test(a_process_that_has_ended_is_an_error),
 	};
