@@ -97,4 +97,13 @@ for my $file (grep { !/caps\.json$/ } glob "$golden/*.json $golden/*.err") {
 }
 ok $specs{$_}, "$_ has a case" for grep { $_ ne 'specs/vm.schema.json' } glob 'specs/*.json tests/golden/specs/*.json';
 
+# The same, for people.
+for ([ 'specs/multi-node.json', qr/^  vcpu 8 +CPUs 16 +other +host node 1, guest node 1$/m, qr/^  guest node 1 +16GiB of 2MiB pages, host node 1, policy strict, filled while QEMU starts\n  distances +10 +20\n +20 +10$/m ],
+	[ "$golden/specs/pages-thp-prealloc-qemu.json", qr/^  guest node 0 .*, anonymous, filled by QEMU$/m ]) {
+	my ($spec, @patterns) = @$_;
+	open my $plan, '-|', $ancla, 'plan', '--host', 'numa:2(memory=68719476736) core:16 pu:1', '--qemu-caps', "$golden/made-up-xeon-qemu-7.2-kvm.caps.json", $spec or die "$ancla: $!";
+	my $text = do { local $/; <$plan> };
+	like $text, $_, "$spec, as text" for @patterns;
+}
+
 done_testing;
