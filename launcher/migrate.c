@@ -27,55 +27,72 @@
 struct part {
 	uint64_t first;
 	size_t count;
+	size_t expected; /* pages that there are; 0 where that cannot be known */
 	char *address;
 	pid_t pid;
+	int64_t patience; /* ms left to wait for pages that are on their way; of all parts */
 	void *pages[PAGES_AT_ONCE];
 	int nodes[PAGES_AT_ONCE], status[PAGES_AT_ONCE];
 };
 
-/* Maps the pages that a file of shmem holds, and none that it does not. */
-static int map_data(const struct migration *m, char *address, off_t offset, size_t length)
+/* Maps the pages that a file of shmem holds, and none that it does not; counts them. */
+static int map_data(const struct migration *m, struct part *part, off_t offset, size_t length)
 {
 	off_t end = offset + (off_t)length, data = offset, hole;
 
+	part->expected = 0;
 	while ((data = lseek(m->fd, data, SEEK_DATA)) >= 0 && data < end) {
 		hole = lseek(m->fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return errno;
 		if (hole > end)
 			hole = end;
-		int reason = memory_advise(address + (data - offset), (uint64_t)(hole - data),
+		int reason = memory_advise(part->address + (data - offset), (uint64_t)(hole - data),
 		                           MADV_POPULATE_READ);
 		if (reason)
 			return reason;
+		part->expected += (uint64_t)(hole - data) / m->memory->page_size;
 		data = hole;
 	}
 	return data < 0 && errno != ENXIO ? errno : 0;
+}
+
+/* Maps all pages that the part has: a page that the kernel just moves is waited for. Of a file that
+ * is full there is nothing to look for, and such a page would look like a hole. */
+static int map_pages(const struct migration *m, struct part *part, struct error *err)
+{
+	uint64_t offset = part->first * m->memory->page_size;
+	size_t length = part->count * m->memory->page_size;
+	int reason;
+
+	part->expected = m->full ? part->count : 0;
+	if (m->fd < 0)
+		return 0;
+	reason = m->full ? memory_advise(part->address, length, MADV_POPULATE_READ)
+	                 : map_data(m, part, (off_t)offset, length);
+	return reason ? error_set(err, EXIT_FAILED, "cannot map the pages of guest memory: %s",
+	                          strerror(reason))
+	              : 0;
 }
 
 static int open_part(const struct migration *m, struct part *part, struct error *err)
 {
 	uint64_t size = m->memory->page_size, offset = part->first * size;
 	size_t length = part->count * size;
-	int reason;
 
 	if (m->fd < 0) {
 		part->pid = m->pid;
 		part->address = (char *)m->start + offset; /* an address of QEMU's */
-		return 0;
+		return map_pages(m, part, err);
 	}
 	part->address =
 	    mmap(NULL, length, PROT_READ, MAP_SHARED | MAP_NORESERVE, m->fd, (off_t)offset);
 	if (part->address == MAP_FAILED)
 		return error_set(err, EXIT_FAILED, "cannot map guest memory: %s", strerror(errno));
-	reason = m->memory->pages == PAGES_HUGE
-	             ? memory_advise(part->address, length, MADV_POPULATE_READ)
-	             : map_data(m, part->address, (off_t)offset, length);
-	if (!reason)
+	if (map_pages(m, part, err) == 0)
 		return 0;
 	munmap(part->address, length);
-	return error_set(err, EXIT_FAILED, "cannot map the pages of guest memory: %s",
-	                 strerror(reason));
+	return -1;
 }
 
 static void close_part(const struct migration *m, struct part *part)
@@ -84,16 +101,45 @@ static void close_part(const struct migration *m, struct part *part)
 		munmap(part->address, part->count * m->memory->page_size);
 }
 
-/* Fills part->status: the node of each page, or an errno below zero. */
+/* Fills part->status, `again` only where it has no node yet: the node of each page, or an errno
+ * below zero. Says how many have one. */
+static int ask(const struct migration *m, struct part *part, bool again, size_t *seen,
+               struct error *err)
+{
+	size_t count = 0, next = 0;
+
+	for (size_t i = 0; i < part->count; i++)
+		if (!again || part->status[i] < 0)
+			part->pages[count++] = part->address + i * m->memory->page_size;
+	if (syscall(SYS_move_pages, part->pid, count, part->pages, NULL, part->nodes, 0) < 0)
+		return error_set(err, EXIT_FAILED,
+		                 "cannot read where the pages of guest memory are: %s",
+		                 strerror(errno));
+	*seen = 0;
+	for (size_t i = 0; i < part->count; i++) {
+		if (!again || part->status[i] < 0)
+			part->status[i] = part->nodes[next++];
+		*seen += part->status[i] >= 0;
+	}
+	return 0;
+}
+
+/* The same, until all that are there have a node: a page that the kernel just moves, as when it
+ * compacts memory, has none. */
 static int look(const struct migration *m, struct part *part, struct error *err)
 {
-	for (size_t i = 0; i < part->count; i++)
-		part->pages[i] = part->address + i * m->memory->page_size;
-	if (syscall(SYS_move_pages, part->pid, part->count, part->pages, NULL, part->status, 0) ==
-	    0)
-		return 0;
-	return error_set(err, EXIT_FAILED, "cannot read where the pages of guest memory are: %s",
-	                 strerror(errno));
+	size_t seen;
+
+	if (ask(m, part, false, &seen, err) < 0)
+		return -1;
+	while (seen < part->expected && part->patience > 0) {
+		int64_t start = kernel_now_ms();
+		poll(NULL, 0, 1);
+		if (map_pages(m, part, err) < 0 || ask(m, part, true, &seen, err) < 0)
+			return -1;
+		part->patience -= kernel_now_ms() - start;
+	}
+	return 0;
 }
 
 typedef int part_fn(struct migration *m, struct part *part, struct error *err);
@@ -103,6 +149,7 @@ static int each_part(struct migration *m, part_fn *fn, struct error *err)
 	cleanup_free struct part *part = xcalloc(1, sizeof(*part));
 	int result = 0;
 
+	part->patience = LIMIT_MOVING_MS;
 	for (uint64_t first = 0; first < m->n_pages && result == 0; first += PAGES_AT_ONCE) {
 		uint64_t left = m->n_pages - first;
 		part->first = first;
@@ -137,8 +184,9 @@ static int open_file(struct migration *m, size_t region, const char *where, stru
 	if (m->fd < 0 || fstat(m->fd, &file) < 0)
 		return error_set(err, EXIT_FAILED, "cannot open the memory of %s (%s): %s", where,
 		                 path, strerror(errno));
+	m->full = file.st_blocks * 512 >= file.st_size && (uint64_t)file.st_size >= m->memory->size;
 	/* A file of hugetlbfs cannot be asked which pages it has: to look would make them. */
-	if (m->memory->pages == PAGES_HUGE && (uint64_t)file.st_blocks * 512 < m->memory->size)
+	if (m->memory->pages == PAGES_HUGE && !m->full)
 		return error_set(err, EXIT_FAILED,
 		                 "%s has huge pages that the guest has not used yet: which they "
 		                 "are cannot be known without making them; use prealloc",
@@ -156,6 +204,7 @@ static int find_anonymous(struct migration *m, const struct plan *plan, size_t r
 		return -1;
 	const struct mapping *mine = verify_pick(plan, region, list, count);
 	m->start = mine ? mine->start : 0;
+	m->full = m->memory->fill != FILL_NONE;
 	mappings_free(list, count);
 	return mine ? 0
 	            : error_set(err, EXIT_FAILED, "QEMU (%d) has no mapping that is %s", m->pid,
@@ -262,13 +311,14 @@ int migration_check(struct migration *m, const struct host *host, hwloc_const_bi
 /* ---- moving ---- */
 
 /* Asks the kernel to put the pages there where they are to be; how many are not, then, in `left`. A
- * page that somebody just uses cannot be moved at that moment: it is tried again for a while. */
+ * page that somebody just uses cannot be moved at that moment: they are tried again as long as any
+ * moves, and for a while after that. */
 static int push_part(struct migration *m, struct part *part, const int *goal, size_t *left,
                      struct error *err)
 {
-	int64_t deadline = kernel_now_ms() + LIMIT_BUSY_MS;
+	int64_t deadline = 0;
 
-	for (bool again = false;; again = true) {
+	for (*left = part->count + 1;;) {
 		size_t count = 0;
 		if (look(m, part, err) < 0)
 			return -1;
@@ -278,10 +328,14 @@ static int push_part(struct migration *m, struct part *part, const int *goal, si
 			part->pages[count] = part->address + i * m->memory->page_size;
 			part->nodes[count++] = goal[i];
 		}
+		if (count < *left)
+			deadline = 0;
+		else if (!deadline)
+			deadline = kernel_now_ms() + LIMIT_BUSY_MS;
 		*left = count;
-		if (count == 0 || kernel_now_ms() > deadline)
+		if (count == 0 || (deadline && kernel_now_ms() > deadline))
 			return 0;
-		if (again)
+		if (deadline)
 			poll(NULL, 0, 1);
 		if (syscall(SYS_move_pages, part->pid, count, part->pages, part->nodes,
 		            part->status, MPOL_MF_MOVE_ALL) < 0)

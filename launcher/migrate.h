@@ -7,6 +7,7 @@
 #ifndef ANCLA_MIGRATE_H
 #define ANCLA_MIGRATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -22,6 +23,7 @@ struct migration {
 	pid_t pid;                        /* of QEMU */
 	int fd;                           /* of the region's file; -1 with anonymous memory */
 	uintptr_t start;                  /* of anonymous memory in QEMU */
+	bool full;                        /* every page is there, as far as is known */
 	int16_t *was;                     /* node of each page before; -1: no page */
 	uint64_t n_pages;                 /* of memory->page_size bytes */
 	uint64_t present, moved;          /* pages that there are; that are elsewhere now */

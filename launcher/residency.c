@@ -224,9 +224,10 @@ static int read_part(struct view *view, struct residency *result, struct error *
 		return error_set(err, EXIT_FAILED,
 		                 "cannot map guest memory to read where it is: %s",
 		                 strerror(errno));
-	int reason = !view->hugetlb ? map_extents(view)
-	             : view->full   ? map_pages(view, view->address, view->length)
-	                            : map_present(view);
+	/* One that the kernel just moves would look like a hole of the file. */
+	int reason = view->full      ? map_pages(view, view->address, view->length)
+	             : view->hugetlb ? map_present(view)
+	                             : map_extents(view);
 	int status = 0;
 	if (reason)
 		status =
@@ -269,7 +270,7 @@ int residency_of_file(int fd, uint64_t size, bool thp, struct residency *result,
 		                 (long long)file.st_size, (unsigned long long)size);
 	struct view view = { .fd = fd, .hugetlb = fs.f_type == HUGETLBFS_MAGIC, .thp = thp };
 	view.page_size = (uint64_t)(view.hugetlb ? fs.f_bsize : sysconf(_SC_PAGESIZE));
-	view.full = (uint64_t)file.st_blocks * 512 >= size;
+	view.full = file.st_blocks * 512 >= file.st_size;
 	if (view.hugetlb && !view.full) {
 		/* Registering a range asks for the right to write the file. */
 		bool writable = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;

@@ -33,8 +33,9 @@
 	    "the error is told without how QEMU ended")                                            \
 	ROW(LIMIT_FILLER_MS, 1000, "the process that has filled guest memory, told to end",        \
 	    "it is killed")                                                                        \
-	ROW(LIMIT_BUSY_MS, 2000,                                                                   \
-	    "pages of guest memory that somebody just uses, when they are moved",                  \
+	ROW(LIMIT_BUSY_MS, 10000,                                                                  \
+	    "pages of guest memory that somebody just uses, when they are moved: one of them to "  \
+	    "become movable",                                                                      \
 	    "they are said not to be movable, and the others are moved back")                      \
 	ROW(LIMIT_MOVING_MS, 2000, "pages that the kernel is moving, when they are counted",       \
 	    "they are counted as missing")                                                         \

@@ -27,7 +27,7 @@ sub start {
 			vcpupin => { 0 => "$cpu0", 1 => "$cpu1" }, emulatorpin => "$emulator",
 			vcpusched => [ { vcpus => '1', scheduler => 'fifo', priority => 3 } ],
 		},
-		qemu => { accel => accel() },
+		qemu => { accel => accel() }, boot => idle_firmware(),
 	}) or return;
 	return qemu_of('moved');
 }

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NODES = 64, MOVE_ALL = 1 << 2, BATCH = 4096, TAIL = 1 << 20, PEEK = 64 };
+enum { NODES = 64, MOVE_ALL = 1 << 2, BATCH = 4096, TAIL = 1 << 20, PEEK = 64, PATIENCE = 1000 };
 
 /* What is waited for is looked at ten times a second, for so many seconds, while the process lives:
  * here, and not by starting this program again and again. */
@@ -158,10 +158,50 @@ struct count {
 	uint64_t nodes[NODES], absent;
 };
 
+/* Whether there is an entry for a page that is nowhere: then the kernel just moves it (or it is in
+ * swap, which these hosts do not have). See Documentation/admin-guide/mm/pagemap.rst. */
+static bool is_moving(int pagemap, const void *page)
+{
+	uint64_t entry = 0;
+	ssize_t got =
+	    pread(pagemap, &entry, sizeof(entry), (off_t)((uintptr_t)page / 4096 * sizeof(entry)));
+
+	return got == sizeof(entry) && entry >> 62;
+}
+
+static int open_pagemap(pid_t pid)
+{
+	char path[64] = "/proc/self/pagemap";
+	int fd;
+
+	if (pid)
+		snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		err(1, "%s", path);
+	return fd;
+}
+
+/* The node of a page, or an errno below zero. */
+static int node_of(pid_t pid, int pagemap, void *page)
+{
+	int status;
+
+	for (int tries = 0; tries < PATIENCE; tries++) {
+		if (syscall(SYS_move_pages, pid, 1UL, &page, NULL, &status, 0) < 0)
+			err(1, "move_pages");
+		if (status != -ENOENT || !is_moving(pagemap, page))
+			break;
+		usleep(10000);
+	}
+	return status;
+}
+
 static void count_pages(pid_t pid, char *at, uint64_t size, uint64_t page_size, struct count *count)
 {
 	static void *pages[BATCH];
 	static int status[BATCH];
+	int pagemap = open_pagemap(pid);
 
 	memset(count, 0, sizeof(*count));
 	for (uint64_t done = 0; done < size;) {
@@ -170,12 +210,16 @@ static void count_pages(pid_t pid, char *at, uint64_t size, uint64_t page_size, 
 			pages[n++] = at + done;
 		if (syscall(SYS_move_pages, pid, n, pages, NULL, status, 0) < 0)
 			err(1, "move_pages");
-		for (unsigned long i = 0; i < n; i++)
+		for (unsigned long i = 0; i < n; i++) {
+			if (status[i] < 0)
+				status[i] = node_of(pid, pagemap, pages[i]);
 			if (status[i] >= 0 && status[i] < NODES)
 				count->nodes[status[i]]++;
 			else
 				count->absent++;
+		}
 	}
+	close(pagemap);
 }
 
 static void print_count(const char *name, uint64_t size, uint64_t page_size,
@@ -255,7 +299,7 @@ static int move(pid_t pid, const char *name, unsigned long count, int node)
 		void *page = file.at + i * file.page_size;
 		int status = -EBUSY;
 		/* A page that is in use right now, by the guest or the kernel, is busy: again. */
-		for (int tries = 0; status != node && tries < 200; tries++) {
+		for (int tries = 0; status != node && tries < PATIENCE; tries++) {
 			if (tries)
 				usleep(10000);
 			if (syscall(SYS_move_pages, 0, 1UL, &page, &node, &status, MOVE_ALL) < 0)
