@@ -144,22 +144,29 @@ static int look(const struct migration *m, struct part *part, struct error *err)
 
 typedef int part_fn(struct migration *m, struct part *part, struct error *err);
 
+static int visit_part(struct migration *m, struct part *part, uint64_t first, part_fn *fn,
+                      struct error *err)
+{
+	uint64_t left = m->n_pages - first;
+
+	part->first = first;
+	part->count = left < PAGES_AT_ONCE ? left : PAGES_AT_ONCE;
+	part->pid = 0;
+	if (open_part(m, part, err) < 0)
+		return -1;
+	int result = fn(m, part, err);
+	close_part(m, part);
+	return result;
+}
+
 static int each_part(struct migration *m, part_fn *fn, struct error *err)
 {
 	cleanup_free struct part *part = xcalloc(1, sizeof(*part));
 	int result = 0;
 
 	part->patience = LIMIT_MOVING_MS;
-	for (uint64_t first = 0; first < m->n_pages && result == 0; first += PAGES_AT_ONCE) {
-		uint64_t left = m->n_pages - first;
-		part->first = first;
-		part->count = left < PAGES_AT_ONCE ? left : PAGES_AT_ONCE;
-		part->pid = 0;
-		if (open_part(m, part, err) < 0)
-			return -1;
-		result = fn(m, part, err);
-		close_part(m, part);
-	}
+	for (uint64_t first = 0; first < m->n_pages && result == 0; first += PAGES_AT_ONCE)
+		result = visit_part(m, part, first, fn, err);
 	return result;
 }
 
@@ -371,22 +378,33 @@ static int move_part(struct migration *m, struct part *part, struct error *err)
 static int return_part(struct migration *m, struct part *part, struct error *err)
 {
 	cleanup_free int *goal = xcalloc(part->count, sizeof(*goal));
-	size_t left;
+	size_t left = 0;
 
 	for (size_t i = 0; i < part->count; i++)
 		goal[i] = m->was[part->first + i];
-	if (push_part(m, part, goal, &left, err) < 0)
-		return -1;
-	if (!left)
-		return 0;
-	cleanup_free char *where = memory_where(m->memory);
-	return error_set(err, EXIT_FAILED, "%s: %zu page%s could not be moved back", where, left,
-	                 plural(left));
+	int result = push_part(m, part, goal, &left, err);
+	m->stuck += left;
+	return result;
 }
 
+/* Where one part does not go back, the others do. */
 int migration_undo(struct migration *m, struct error *err)
 {
-	return each_part(m, return_part, err);
+	cleanup_free struct part *part = xcalloc(1, sizeof(*part));
+	int result = 0;
+
+	m->stuck = 0;
+	part->patience = LIMIT_MOVING_MS;
+	for (uint64_t first = 0; first < m->n_pages; first += PAGES_AT_ONCE) {
+		cleanup_error struct error later = ERROR_INIT;
+		if (visit_part(m, part, first, return_part, result ? &later : err) < 0)
+			result = -1;
+	}
+	if (result < 0 || !m->stuck)
+		return result;
+	cleanup_free char *where = memory_where(m->memory);
+	return error_set(err, EXIT_FAILED, "%s: %" PRIu64 " page%s could not be moved back", where,
+	                 m->stuck, plural(m->stuck));
 }
 
 int migration_move(struct migration *m, struct error *err)

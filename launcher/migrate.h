@@ -27,6 +27,7 @@ struct migration {
 	int16_t *was;                     /* node of each page before; -1: no page */
 	uint64_t n_pages;                 /* of memory->page_size bytes */
 	uint64_t present, moved;          /* pages that there are; that are elsewhere now */
+	uint64_t stuck;                   /* pages that an undo could not move back */
 	unsigned *targets;                /* nodes, ascending */
 	size_t n_targets;
 };
