@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cgroup_limits.h"
@@ -196,10 +197,11 @@ static int start_filler(struct fill *fill, int lock, struct error *err)
 	}
 	if (fill_has_plain(fill))
 		fill->oom_kills = count_oom_kills();
+	pid_t launcher = getpid();
 	fill->pid = child_fork("ancla-filler", (int[]){ theirs, lock }, 2);
 	if (fill->pid == 0) {
 		fill->socket = theirs;
-		fill_work(fill);
+		fill_work(fill, launcher);
 	}
 	if (fill->pid > 0)
 		return 0;
@@ -313,10 +315,12 @@ static int explain_death(struct fill *fill, struct error *err)
 	size_t region = 0;
 	uint64_t missing = missing_bytes(fill, &region);
 	int64_t kills = missing ? count_oom_kills() : -1;
+	int status = child_wait(fill->pid);
 
-	if (kills < 0 || kills == fill->oom_kills) {
-		cleanup_free char *how = spawn_describe(child_wait(fill->pid));
-		fill->pid = 0;
+	fill->pid = 0;
+	if (kills < 0 || kills == fill->oom_kills || !WIFSIGNALED(status) ||
+	    WTERMSIG(status) != SIGKILL) {
+		cleanup_free char *how = spawn_describe(status);
 		return error_set(err, EXIT_FAILED, "guest memory: the process that fills it %s",
 		                 how);
 	}

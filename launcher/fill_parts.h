@@ -78,6 +78,6 @@ struct fill {
 bool fill_has_plain(const struct fill *fill);
 
 /* The filler, until its launcher ends it or has ended. */
-void fill_work(struct fill *fill) __attribute__((noreturn));
+void fill_work(struct fill *fill, pid_t launcher) __attribute__((noreturn));
 
 #endif

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -244,19 +245,23 @@ static int hear(const struct fill *fill, int flags)
 	return got > 0 ? word : -1;
 }
 
-void fill_work(struct fill *fill)
+void fill_work(struct fill *fill, pid_t launcher)
 {
 	int word;
 
+	/* Also when somebody has stopped it; and the launcher may have ended just before. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != launcher)
+		_exit(EXIT_FAILED);
 	/* Else its launcher, if it has capabilities of its file, could not read where the pages are
 	 * (proc(5), PR_SET_DUMPABLE). Nobody with fewer may trace it. */
 	prctl(PR_SET_DUMPABLE, 1);
 	pthread_mutex_init(&fill->lock, NULL);
 	pthread_cond_init(&fill->hurry, NULL);
 	if (fill_has_plain(fill)) {
+		be_killed_first(fill);
 		mmap(NULL, SLACK, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		be_killed_first(fill);
 	}
 	fill->hurried = hear(fill, MSG_DONTWAIT) == FILL_HURRY; /* from the beginning */
 	start_workers(fill);

@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include <numaif.h>
@@ -563,6 +565,11 @@ static void a_filler_that_is_killed_is_an_error(void **state)
 	setting_init(&setting, &memory, 1);
 	struct fill *fill = start(&setting, &fd);
 	pid_t pid = wait_for_filler();
+	/* The kernel would take it before any other. */
+	cleanup_free char *score = xasprintf("/proc/%d/oom_score_adj", pid);
+	int64_t deadline = kernel_now_ms() + 60000;
+	while (read_number("%s", score) != 1000)
+		assert_true(kernel_now_ms() < deadline);
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	wait_for_fill(fill);
 	assert_int_equal(fill_wait(fill, &err), -1);
@@ -570,6 +577,43 @@ static void a_filler_that_is_killed_is_an_error(void **state)
 	assert_string_equal(err.message, "guest memory: the process that fills it was killed by "
 	                                 "SIGKILL (Killed)");
 	fill_cancel(fill);
+	hwloc_bitmap_free(memory.host_nodes);
+	setting_free(&setting);
+}
+
+/* A launcher that begins to fill, says who does, and is killed. */
+static void fill_for_ever(struct setting *setting, const int *fd, int out)
+{
+	start(setting, fd);
+	pid_t pid = wait_for_filler();
+	if (write(out, &pid, sizeof(pid)) == sizeof(pid))
+		pause();
+	_exit(1);
+}
+
+static void a_filler_that_is_stopped_ends_with_its_launcher(void **state)
+{
+	struct plan_memory memory = memory_of(PAGES_PLAIN, 16 * GIB, "0", MEM_POLICY_STRICT);
+	cleanup_close int fd = create(&memory);
+	struct setting setting;
+	pid_t filler;
+	int ends[2];
+
+	(void)state;
+	setting_init(&setting, &memory, 1);
+	assert_int_equal(pipe(ends), 0);
+	pid_t launcher = fork();
+	if (launcher == 0)
+		fill_for_ever(&setting, &fd, ends[1]);
+	assert_int_equal(read(ends[0], &filler, sizeof(filler)), sizeof(filler));
+	cleanup_close int pidfd = pidfd_open(filler, 0);
+	assert_true(pidfd >= 0);
+	assert_int_equal(kill(filler, SIGSTOP), 0);
+	assert_int_equal(kill(launcher, SIGKILL), 0);
+	assert_int_equal(waitpid(launcher, NULL, 0), launcher);
+	assert_int_equal(poll(&(struct pollfd){ pidfd, POLLIN, 0 }, 1, 60000), 1);
+	close(ends[0]);
+	close(ends[1]);
 	hwloc_bitmap_free(memory.host_nodes);
 	setting_free(&setting);
 }
@@ -598,6 +642,7 @@ int main(void)
 		cmocka_unit_test(a_cpu_is_left_to_qemu_until_they_are_hurried),
 		cmocka_unit_test(isolated_cpus_are_left_alone_except_the_plans_own),
 		cmocka_unit_test(a_filler_that_is_killed_is_an_error),
+		cmocka_unit_test(a_filler_that_is_stopped_ends_with_its_launcher),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
