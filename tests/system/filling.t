@@ -70,6 +70,9 @@ sub memory_group {
 	write_cgroup("$parent/cgroup.subtree_control", '+memory') if $version == 2;
 	my $group = "$parent/ancla-filling-$$";
 	mkdir $group or die "$group: $!\n";
+	# What is filled must not be swapped out instead.
+	my $swap = "$group/" . ($version == 1 ? 'memory.swappiness' : 'memory.swap.max');
+	write_cgroup($swap, 0) if -e $swap;
 	return ($group, $version == 1 ? 'memory.limit_in_bytes' : 'memory.max');
 }
 
