@@ -139,14 +139,26 @@ static int add(char **text, const struct document *document, const struct place 
 	return 0;
 }
 
-/* The deepest place on the way that is there; `rest` is what is not. */
+static bool is_new_element(const char *pointer)
+{
+	size_t length = strlen(pointer);
+
+	return length >= 2 && strcmp(pointer + length - 2, "/-") == 0;
+}
+
+/* The deepest place on the way that is there; `rest` is what is not. The "-" of a list never is,
+ * that of an object is a key like others (RFC 6901). */
 static struct place *find_deepest(struct document *document, const char *pointer, const char **rest)
 {
 	cleanup_free char *way = xstrdup(pointer);
 	struct place *place;
 
-	while (!(place = place_find(document->root, way, false)) && *way)
+	for (;;) {
+		place = place_find(document->root, way, false);
+		if (place && (place->key || !is_new_element(way)))
+			break;
 		*strrchr(way, '/') = '\0';
+	}
 	*rest = pointer + strlen(way);
 	return place;
 }

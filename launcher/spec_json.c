@@ -417,12 +417,6 @@ void document_clear(struct document *document)
 	*document = (struct document){ 0 };
 }
 
-/* RFC 6901, 4: an element's name is its number; "-" is the one after the last. */
-static bool is_number(const char *name, size_t length)
-{
-	return length && strspn(name, "0123456789") == length;
-}
-
 static struct place *find_child(struct place *parent, const char *name, size_t length)
 {
 	struct place *found = NULL;
@@ -430,7 +424,7 @@ static struct place *find_child(struct place *parent, const char *name, size_t l
 	for (struct place *p = parent->first; p; p = p->next) {
 		const char *key = p->meant ? p->meant : p->key;
 		if (p->key ? strlen(key) == length && strncmp(key, name, length) == 0
-		           : is_number(name, length) && p->index == strtoul(name, NULL, 10))
+		           : p->index == strtoul(name, NULL, 10))
 			found = p; /* the last of twins */
 	}
 	return found;

@@ -45,7 +45,6 @@ static void a_value_is_replaced_where_it_stands(void **state)
 	/* In an object, "-" is a key like others. */
 	assert_set("{ \"s\": { \"-\": 1 } }", "/s/-", "2", "{ \"s\": { \"-\": 2 } }");
 	assert_set("{ \"s\": [ { \"-\": 1 } ] }", "/s/0/-", "2", "{ \"s\": [ { \"-\": 2 } ] }");
-	assert_removed("{ \"s\": [ 1 ] }", "/s/-", "{ \"s\": [ 1 ] }");
 }
 
 static void a_member_is_added_in_the_manner_of_the_others(void **state)
