@@ -1,6 +1,6 @@
 # Guest nodes of one VM, each with a policy and a kind of page of its own: every policy with every kind of
-# page but those of 1 GiB, which it takes this host long to clear. Every page is where that says, by the
-# word of a witness, and the policy of QEMU's mapping is that. QEMU's own memory is near its emulator threads.
+# page that this host has. Every page is where that says, by the word of a witness, and the policy of
+# QEMU's mapping is that. QEMU's own memory is near its emulator threads.
 use strict;
 use warnings;
 use FindBin;
@@ -18,8 +18,9 @@ my $all = list(@ids);
 my $ends = list($first, $last);
 my ($near) = reverse grep { @{ $_->{cpus} } } @{ $host->{nodes} };
 my $thp = (AnclaTest::peek('/sys/kernel/mm/transparent_hugepage/enabled') // '') =~ /\[(always|madvise)\]/;
-my %page_size = (none => 4096, thp => 4096, '2MiB' => 2 << 20);
-my @kinds = ('none', '2MiB', $thp ? 'thp' : ());
+my %page_size = (none => 4096, thp => 4096, '2MiB' => 2 << 20, '1GiB' => 1 << 30);
+my $giant = @ids == grep { $_->{free1g} } @{ $host->{nodes} }; # one on each node
+my @kinds = ('none', '2MiB', $thp ? 'thp' : (), $giant ? '1GiB' : ());
 
 # policy => [nodes, how numa_maps shows it]
 my %policies = (
@@ -59,16 +60,23 @@ sub together {
 	return \%pages;
 }
 
-# Memory without a name is told by its size: each has another, and none that of a stack or an arena.
+# Memory without a name is told by its size: each has another, and none that of a stack or an arena. What
+# is interleaved takes a page of each node, and of 1 GiB there is but one: that is a VM of its own.
 my $odd = 1;
 sub nodes_of {
 	my ($policy, @on) = @_;
-	return map { node($policy, $_, $_ eq 'thp' ? 2 * @ids * ($odd += 2) : 2 * @ids, @on) } grep { $_ ne 'thp' || $policy ne 'restrictive' } @kinds;
+	my %size = map { $_ => 2 * @ids } @kinds;
+	$size{'1GiB'} = 1024 if $giant;
+	delete $size{thp} if $policy eq 'restrictive';
+	delete $size{'1GiB'} if $policy eq 'interleave';
+	return map { node($policy, $_, $size{$_} * ($_ eq 'thp' ? $odd += 2 : 1), @on) } grep { $size{$_} } @kinds;
 }
+
+sub free { return [ map { hugepages_free(undef, $_) } 2048, 1048576 ] }
 
 sub looked_at {
 	my ($what, @nodes) = @_;
-	my $free = hugepages_free();
+	my $free = free();
 	my $MIB = 0;
 	$MIB += $_->{spec}{memory} =~ s/MiB//r for @nodes;
 	starts({
@@ -98,7 +106,8 @@ sub looked_at {
 	cmp_ok sum0(values %$own), '>', 256, "$what: that is its heap and more";
 	ended run_ancla('verify', 'matrix'), 0, qr//, "$what: verify agrees";
 	stop_vm('matrix');
-	clean "$what: nothing is left", $free;
+	clean "$what: nothing is left", $free->[0];
+	is_deeply free(), $free, "$what: nor is a huge page";
 	return;
 }
 
@@ -106,4 +115,5 @@ sub looked_at {
 looked_at('strict, preferred, interleave', map({ nodes_of($_) } qw(strict preferred interleave)),
 	map { spread('strict', $_), spread('preferred', $_) } 'none', '2MiB');
 looked_at('restrictive', nodes_of('restrictive', $last), nodes_of('restrictive', $first));
+looked_at('interleave, 1 GiB', node('interleave', '1GiB', 1024 * @ids)) if $giant;
 done_testing;
