@@ -555,6 +555,14 @@ static void assert_broken(struct fixture *f, const char *part)
 		assert_in_range(*c, ' ', '~');
 }
 
+/* So that the next one can start. */
+static void end_talk(struct fixture *f)
+{
+	hang_up(&f->peer);
+	qmp_free(f->qmp);
+	f->qmp = NULL;
+}
+
 static void garbage_is_a_protocol_error_that_shows_it(void **state)
 {
 	static const struct {
@@ -579,9 +587,7 @@ static void garbage_is_a_protocol_error_that_shows_it(void **state)
 		start_ready(f, NULL);
 		say(&f->peer, cases[i].text);
 		assert_broken(f, cases[i].part);
-		hang_up(&f->peer);
-		qmp_free(f->qmp);
-		f->qmp = NULL;
+		end_talk(f);
 	}
 	start_ready(f, NULL);
 	say_bytes(&f->peer, "\0\0", 2);
@@ -609,9 +615,7 @@ static void a_wrong_greeting_is_a_protocol_error(void **state)
 		start(f, NULL);
 		say(&f->peer, greetings[i]);
 		assert_broken(f, "its greeting, got: {");
-		hang_up(&f->peer);
-		qmp_free(f->qmp);
-		f->qmp = NULL;
+		end_talk(f);
 	}
 	assert_string_equal(f->events, "");
 }
@@ -636,9 +640,7 @@ static void what_is_neither_event_nor_awaited_reply_is_a_protocol_error(void **s
 		start_ready(f, NULL);
 		say(&f->peer, messages[i]);
 		assert_broken(f, "an event or a reply to a command under way, got: {");
-		hang_up(&f->peer);
-		qmp_free(f->qmp);
-		f->qmp = NULL;
+		end_talk(f);
 	}
 }
 
@@ -721,9 +723,7 @@ static void what_follows_a_reply_does_not_hold_it_back(void **state)
 		free(line);
 		assert_broken(f, "a JSON object, got: ");
 		assert_int_equal(qmp_take_reply(f->qmp, id, NULL, &error), 1);
-		hang_up(&f->peer);
-		qmp_free(f->qmp);
-		f->qmp = NULL;
+		end_talk(f);
 	}
 }
 
