@@ -428,6 +428,7 @@ sub open_pty {
 sub pid { return $_[0]{pid} }
 sub out { return $_[0]{out} } # all that it printed so far and that was waited for
 sub err { return $_[0]{err} }
+sub is_there { return !defined $_[0]{status} } # it has not ended, as far as was seen
 
 # Writes to its standard input, or types on its terminal ("\cC" is the interrupt key).
 # What does not fit goes out later, while one of the waits below waits.
@@ -519,7 +520,7 @@ sub wait_exit {
 	while (%{ $self->{readers} }) {
 		$self->step($self->{master} ? 0 : $grace - time) or last;
 	}
-	Test::More::diag("$self->{command}[0] was killed: it took too long") if $timed_out;
+	Test::More::diag("$self->{command}[0] was killed: it took too long\n--- stdout\n$self->{out}\n--- stderr\n$self->{err}") if $timed_out;
 	my $status = $self->{status};
 	return {
 		exit => $status & 127 ? undef : $status >> 8,
