@@ -20,6 +20,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Hashes of keys that are the same in each run, so that one with a FUZZ_SEED can be had again. */
+__attribute__((constructor)) static inline void hash_alike(void)
+{
+	json_global_set_string_hash(JSON_C_STR_HASH_PERLLIKE);
+}
+
 /* A promise: what is printed is `...`, a format that says what is so instead. */
 #define promise(condition, ...)                                                                    \
 	do {                                                                                       \
