@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
+use Clock qw(time);
 use Faults;
 use Test::More;
 

@@ -20,7 +20,7 @@ use IO::Socket::UNIX;
 use JSON::PP ();
 use POSIX ();
 use Test::More ();
-use Time::HiRes qw(time);
+use Clock qw(time);
 
 our @EXPORT = qw(
 	$ROOT $BUILD tmpdir runtime_dir json make_spec demo_boot guest_report
@@ -356,7 +356,7 @@ END {
 package AnclaTest::Program;
 
 use Fcntl qw(O_NOCTTY O_RDWR);
-use Time::HiRes qw(time);
+use Clock qw(time);
 
 # From asm-generic/ioctls.h, which x86-64 uses.
 use constant { TIOCSCTTY => 0x540E, TIOCSWINSZ => 0x5414, TIOCGPTN => 0x80045430, TIOCSPTLCK => 0x40045431 };

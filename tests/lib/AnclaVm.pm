@@ -11,7 +11,7 @@ use AnclaTest;
 use Exporter qw(import);
 use JSON::PP ();
 use Test::More import => [qw(is is_deeply ok)];
-use Time::HiRes qw(time);
+use Clock qw(time);
 
 our @EXPORT = qw(
 	TRUE FALSE spec linux idle_firmware hear start_vm starts stop_vm status_of qemu_of run_linux run_through linux_agrees

@@ -13,7 +13,7 @@ use File::Basename qw(basename);
 use JSON::PP ();
 use Shapes qw(numbers);
 use Test::More;
-use Time::HiRes qw(time);
+use Clock qw(time);
 
 our @EXPORT = qw(
 	host numbers list compact has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
