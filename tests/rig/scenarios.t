@@ -47,7 +47,8 @@ sub auto_pages_are_near {
 	my ($pid, $spec, $lazy) = @_;
 	my $threads = where_threads_are($pid);
 	my @guest_nodes = $spec->{numa} ? @{ $spec->{numa}{nodes} } : { vcpus => '0-' . ($spec->{vcpus} - 1) };
-	my @regions = where_pages_are($pid, $lazy ? bytes($spec->{memory}) : undef);
+	my @regions; # of memory that is not filled, none has a page before the guest's first word
+	soon(60, sub { @regions = where_pages_are($pid, $lazy ? bytes($spec->{memory}) : undef); grep { %{ $_->{nodes} } } @regions });
 	is @regions, @guest_nodes, 'memory of each guest node is found' or diag explain \@regions;
 	for my $i (0 .. $#regions) {
 		my %near = map { $node_of{$_}{id} => 1 } map { numbers((split ' ', $threads->{"vcpu $_"})[0]) } numbers($guest_nodes[$i]{vcpus});

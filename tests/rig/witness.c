@@ -54,7 +54,7 @@ static bool wait_more(const struct wait *wait)
 struct vma {
 	uintptr_t start, end;
 	uint64_t offset;
-	bool shared;
+	bool shared, readable;
 	char name[256];
 };
 
@@ -74,6 +74,7 @@ static bool next_vma(FILE *maps, struct vma *vma)
 	           &vma->end, perms, &vma->offset, &named) < 4)
 		errx(1, "maps: %s", line);
 	vma->shared = perms[3] == 's';
+	vma->readable = perms[0] == 'r';
 	snprintf(vma->name, sizeof(vma->name), "%s", named ? line + named : "");
 	free(line);
 	return true;
@@ -182,7 +183,8 @@ static int open_pagemap(pid_t pid)
 	return fd;
 }
 
-/* The node of a page, or an errno below zero. */
+/* The node of a page, or an errno below zero. One that the kernel just moves is nowhere, and so is
+ * the piece of page table that it is alone in, a transparent huge one (EFAULT). */
 static int node_of(pid_t pid, int pagemap, void *page)
 {
 	int status;
@@ -190,7 +192,7 @@ static int node_of(pid_t pid, int pagemap, void *page)
 	for (int tries = 0; tries < PATIENCE; tries++) {
 		if (syscall(SYS_move_pages, pid, 1UL, &page, NULL, &status, 0) < 0)
 			err(1, "move_pages");
-		if (status != -ENOENT || !is_moving(pagemap, page))
+		if ((status != -ENOENT && status != -EFAULT) || !is_moving(pagemap, page))
 			break;
 		usleep(10000);
 	}
@@ -267,7 +269,7 @@ static void anonymous(pid_t pid, uint64_t size)
 	struct vma vma;
 
 	while (next_vma(maps, &vma)) {
-		if (vma.shared || vma.name[0] || vma.end - vma.start != size)
+		if (vma.shared || !vma.readable || vma.name[0] || vma.end - vma.start != size)
 			continue;
 		count_pages(pid, (char *)vma.start, size, 4096, &count);
 		print_count("anonymous", size, 4096, &count);
@@ -321,7 +323,7 @@ static int find_anonymous(pid_t pid, uint64_t size, uint64_t *start)
 	char path[64];
 
 	while (next_vma(maps, &vma))
-		if (!vma.shared && !vma.name[0] && vma.end - vma.start == size) {
+		if (!vma.shared && vma.readable && !vma.name[0] && vma.end - vma.start == size) {
 			fclose(maps);
 			*start = vma.start;
 			snprintf(path, sizeof(path), "/proc/%d/mem", pid);
