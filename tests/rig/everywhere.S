@@ -47,21 +47,11 @@ _start:
 
 	lock incl 0x9000
 	movl	$0xfee00300, %ebx
-	movl	$0x000c4500, %fs:(%ebx)	# INIT to all but this one
-	call	wait
+	movl	$0x000c4500, %fs:(%ebx)	# INIT to all but this one; QEMU's need no time for it
 	movl	$0x000c4608, %fs:(%ebx)	# SIPI: page 8
-	call	wait
-	movl	$0x000c4608, %fs:(%ebx)
 rest:
 	hlt
 	jmp	rest
-
-wait:
-	movl	$20000, %ecx
-1:	inb	$0x80, %al
-	decl	%ecx
-	jnz	1b
-	ret
 
 other:
 	cli
