@@ -21,7 +21,7 @@
 
 #define RECORDED "tests/qmp/"
 #define BINARY "/usr/bin/qemu-system-x86_64"
-#define TIMEOUT_MS 10000
+#define TIMEOUT_MS 60000
 
 static const char *const recordings[] = { "qemu-7.2-tcg", "qemu-7.2-kvm", "qemu-10.0-tcg",
 	                                  "qemu-10.0-kvm" };

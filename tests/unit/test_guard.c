@@ -17,7 +17,7 @@
 #include "kernel.h"
 
 /* Anything that takes longer than this has gone wrong. */
-#define LIMIT_MS 20000
+#define LIMIT_MS 60000
 
 static int pidfd_of(pid_t pid)
 {

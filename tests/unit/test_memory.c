@@ -107,6 +107,19 @@ static pid_t wait_for_filler(void)
 	return pid;
 }
 
+/* The same once it has come so far that the kernel would take it before any other, and that it
+ * ends with its launcher: what is done to it before that is done to another process. */
+static pid_t wait_for_ready_filler(void)
+{
+	int64_t deadline = kernel_now_ms() + 60000;
+	pid_t pid = wait_for_filler();
+	cleanup_free char *score = xasprintf("/proc/%d/oom_score_adj", pid);
+
+	while (read_number("%s", score) != 1000)
+		assert_true(kernel_now_ms() < deadline);
+	return pid;
+}
+
 static void a_memfd_is_sized_sealed_empty_and_closes_on_exec(void **state)
 {
 	struct plan_memory memory = memory_of(PAGES_PLAIN, 64 * MIB, NULL, MEM_POLICY_UNSET);
@@ -564,12 +577,7 @@ static void a_filler_that_is_killed_is_an_error(void **state)
 	(void)state;
 	setting_init(&setting, &memory, 1);
 	struct fill *fill = start(&setting, &fd);
-	pid_t pid = wait_for_filler();
-	/* The kernel would take it before any other. */
-	cleanup_free char *score = xasprintf("/proc/%d/oom_score_adj", pid);
-	int64_t deadline = kernel_now_ms() + 60000;
-	while (read_number("%s", score) != 1000)
-		assert_true(kernel_now_ms() < deadline);
+	pid_t pid = wait_for_ready_filler();
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	wait_for_fill(fill);
 	assert_int_equal(fill_wait(fill, &err), -1);
@@ -585,7 +593,7 @@ static void a_filler_that_is_killed_is_an_error(void **state)
 static void fill_for_ever(struct setting *setting, const int *fd, int out)
 {
 	start(setting, fd);
-	pid_t pid = wait_for_filler();
+	pid_t pid = wait_for_ready_filler();
 	if (write(out, &pid, sizeof(pid)) == sizeof(pid))
 		pause();
 	_exit(1);

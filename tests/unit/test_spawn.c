@@ -16,7 +16,7 @@
 #include "kernel.h"
 #include "spawn.h"
 
-#define LIMIT_MS 20000
+#define LIMIT_MS 60000
 
 /* A plan with only an emulator, and a line that runs a script. */
 struct setting {
