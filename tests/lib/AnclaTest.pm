@@ -159,11 +159,14 @@ sub qmp {
 
 # --- the kernel's word ---
 
+# Dies where the file cannot be read to its end, as of a thread that ended just then.
 sub slurp {
 	my ($path) = @_;
 	open my $file, '<', $path or die "$path: $!\n";
 	local $/;
-	return <$file> // '';
+	my $text = <$file> // '';
+	die "$path: $!\n" if $file->error;
+	return $text;
 }
 
 # What slurp gives, or undef where there is no such file (any more).
@@ -306,6 +309,11 @@ sub reserve_hugepages {
 	my $path = hugepages_file('nr_hugepages', $node, $size);
 	my $before = hugepages_total($node, $size);
 	$hugepages_before{$path} //= $before if set_hugepages($path, $count);
+	# Where free memory is in pieces, the kernel gives up early: it is put together, and asked again.
+	for (1 .. 5) {
+		last if hugepages_total($node, $size) >= $count || !set_hugepages('/proc/sys/vm/compact_memory', 1);
+		set_hugepages($path, $count);
+	}
 	return hugepages_total($node, $size);
 }
 

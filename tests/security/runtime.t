@@ -139,7 +139,7 @@ subtest 'a race for the directory' => sub {
 		$codes{ $result->{exit} // 'signal' }++;
 		$races++;
 		# Ours, if we won; theirs cannot be removed by them then.
-		remove_tree($run) if -d $run && !-l $run && ((stat $run)[4] // 1) == 0;
+		remove_tree($run) if lstat $run && -d _ && (stat _)[4] == 0;
 	}
 	end_attack($attacker);
 	is_deeply [ grep { $_ ne '1' && $_ ne '4' } keys %codes ], [], 'won or refused' or diag explain \%codes;
