@@ -12,14 +12,14 @@ my $disk = tmpdir() . '/disk.img';
 open my $file, '>', $disk or die;
 truncate $file, 3 << 20;
 
-# Two nodes; a CPU of each is there, and a second one can be plugged in.
-sub boot {
-	my ($word, @options) = @_;
+# Two nodes; of one the CPUs are there, one or both, and those of the other can be plugged in.
+sub boot_cpus {
+	my ($cpus, $word, @options) = @_;
 	my $boot = demo_boot("ancla.do=$word");
 	return spawn_command('qemu-system-x86_64', qw(-nodefaults -no-user-config -display none),
 		'-machine', 'q35,usb=off,sata=off,smbus=off,vmport=off,hpet=off',
 		qw(-accel tcg,thread=multi -cpu max,vendor=GenuineIntel -m 512),
-		qw(-smp 2,maxcpus=4,sockets=2,cores=1,threads=2),
+		'-smp', "$cpus,maxcpus=4,sockets=2,cores=1,threads=2",
 		map({ ('-object', "memory-backend-ram,id=m$_,size=256M") } 0, 1),
 		qw(-numa node,nodeid=0,cpus=0-1,memdev=m0 -numa node,nodeid=1,cpus=2-3,memdev=m1),
 		qw(-numa dist,src=0,dst=1,val=21 -chardev stdio,id=s,signal=off -serial chardev:s),
@@ -27,13 +27,29 @@ sub boot {
 		'-kernel', $boot->{kernel}, '-initrd', $boot->{initrd}, '-append', $boot->{cmdline}, @options);
 }
 
+# With one CPU, where a second one makes no difference: with several, QEMU stalls in some boots (see
+# AnclaVm, BOOTS).
+sub boot { return boot_cpus(1, @_) }
+
+# With two; such a boot is tried again. Nothing if it is not ready.
+sub ready {
+	for my $try (1 .. 3) {
+		my $guest = boot_cpus(2, @_);
+		if ($guest->wait_for_output(qr/ANCLA-GUEST-READY/)) { pass 'ready'; return $guest }
+		last if !$guest->is_there;
+		diag "it stalled in boot $try";
+		$guest->signal('KILL');
+		$guest->wait_exit;
+	}
+	return fail 'ready';
+}
+
 sub press_power_button { return qmp($monitor, 'system_powerdown') }
 
 subtest 'idle: the report is right, CPUs can be plugged in, the power button works' => sub {
-	my $guest = boot('idle', '-blockdev', "driver=file,node-name=d,filename=$disk",
+	my $guest = ready('idle', '-blockdev', "driver=file,node-name=d,filename=$disk",
 		qw(-device virtio-blk-pci,drive=d -netdev user,id=n -device),
-		'virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:07');
-	ok $guest->wait_for_output(qr/ANCLA-GUEST-READY/), 'ready' or return;
+		'virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:07') or return;
 	my $report = guest_report($guest->out);
 	my %expected = (
 		'boot' => 'first', 'accel' => 'tcg',
@@ -62,8 +78,7 @@ subtest 'idle: the report is right, CPUs can be plugged in, the power button wor
 };
 
 subtest 'spin: touches the memory of every node' => sub {
-	my $guest = boot('spin');
-	ok $guest->wait_for_output(qr/ANCLA-GUEST-READY/), 'ready' or return;
+	my $guest = ready('spin') or return;
 	open my $smaps, '<', '/proc/' . $guest->pid . '/smaps' or die;
 	my @backends = map { /^Rss:\s+(\d+)/ ? $1 : () } grep { /^Size:\s+262144 kB/ .. /^Rss:/ } <$smaps>;
 	is @backends, 2, 'two backends';
