@@ -89,7 +89,8 @@ static void set_reboot(struct life *life)
 		set_action(life, "reboot", "shutdown");
 }
 
-/* SeaBIOS finds itself in memory after a reset that it has not made, and makes one. */
+/* SeaBIOS finds itself in memory after a reset that it has not made, and makes one, or two: what is
+ * asked for when QEMU has begun the first comes on its own, and finds a SeaBIOS that has begun. */
 static void go_on(struct life *life)
 {
 	send(life, "cont", NULL);
@@ -237,7 +238,7 @@ static void on_watchdog(struct life *life, struct json_object *data)
 static void on_reset(struct life *life, struct json_object *data)
 {
 	if (life->step == LIFE_BOOTING) {
-		booted(life);
+		life->deadline = kernel_now_ms() + LIMIT_FIRMWARE_AGAIN_MS;
 	} else if (is_true(data, "guest")) {
 		life->asked = life->watchdog = false;
 		life_say(LOG_NOTICE, "reset", "the guest reset");

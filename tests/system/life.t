@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
 use IO::Socket::UNIX;
+use JSON::PP ();
 use Test::More;
 
 my $dumps = tmpdir() . '/dumps';
@@ -42,6 +43,25 @@ subtest 'restart' => sub {
 	like $vm->err, qr/^ancla: the guest panicked; it is started again$/m, 'it says so';
 	$vm->send("reboot -f\n");
 	ended $vm->wait_exit, 0, qr/^ancla: the guest rebooted$/m, 'its own reset is still its end';
+	clean;
+};
+
+# The reset of its firmware may be two, if that asks in two ways, and QEMU has begun the first by then.
+subtest 'restart: a firmware that resets twice' => sub {
+	my $event = sub { my ($name, %data) = @_;
+		return { event => $name, data => \%data, timestamp => { seconds => 1, microseconds => 2 } } };
+	my %tells = (
+		cont => [ $event->('GUEST_PANICKED', action => 'pause'), $event->('STOP') ],
+		system_reset => [ $event->('RESET', guest => FALSE), (($event->('RESET', guest => TRUE)) x 3), $event->('WATCHDOG', action => 'none') ],
+	);
+	my @does = map { "$_=tell:" . JSON::PP->new->canonical->encode($tells{$_}) } sort keys %tells;
+	my $qemu = wrapper('twice', "exec perl $ROOT/tests/lib/fake-qemu " . join(' ', map { "'$_'" } @does) . ' -- "$@"');
+	my $vm = spawn_ancla('run', make_spec(spec('twice', { 'on-crash' => 'restart', 'on-reboot' => 'destroy', qemu => { binary => $qemu } })));
+	ok $vm->wait_for_output(qr/the guest's watchdog fired/), 'it runs on' or return;
+	like $vm->err, qr/^ancla: the guest panicked; it is started again$/m, 'after a panic';
+	unlike $vm->err, qr/the guest reset|rebooted/, 'none of them is the guest\'s';
+	stop_vm('twice');
+	$vm->wait_exit;
 	clean;
 };
 
