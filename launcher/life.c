@@ -89,8 +89,9 @@ static void set_reboot(struct life *life)
 		set_action(life, "reboot", "shutdown");
 }
 
-/* SeaBIOS finds itself in memory after a reset that it has not made, and makes one, or two: what is
- * asked for when QEMU has begun the first comes on its own, and finds a SeaBIOS that has begun. */
+/* SeaBIOS finds itself in memory after a reset that it has not made, and makes one. A second
+ * request of that, which reaches QEMU when the first reset has begun, is a reset of its own; the
+ * SeaBIOS that it interrupts makes one more. */
 static void go_on(struct life *life)
 {
 	send(life, "cont", NULL);
@@ -238,7 +239,9 @@ static void on_watchdog(struct life *life, struct json_object *data)
 static void on_reset(struct life *life, struct json_object *data)
 {
 	if (life->step == LIFE_BOOTING) {
-		life->deadline = kernel_now_ms() + LIMIT_FIRMWARE_AGAIN_MS;
+		int64_t soon = kernel_now_ms() + LIMIT_FIRMWARE_AGAIN_MS;
+		if (soon < life->deadline) /* that of the first stays */
+			life->deadline = soon;
 	} else if (is_true(data, "guest")) {
 		life->asked = life->watchdog = false;
 		life_say(LOG_NOTICE, "reset", "the guest reset");

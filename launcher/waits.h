@@ -49,7 +49,7 @@
 	ROW(LIMIT_FIRMWARE_MS, 30000,                                                              \
 	    "the reset that a firmware makes of its own after a restart",                          \
 	    "the next one is the guest's")                                                         \
-	ROW(LIMIT_FIRMWARE_AGAIN_MS, 1000, "another reset of the firmware after that",             \
+	ROW(LIMIT_FIRMWARE_AGAIN_MS, 1000, "other resets of the firmware after that",              \
 	    "the next one is the guest's")                                                         \
 	ROW(LIMIT_DUMP_MS, 60000, "QEMU to dump the guest's memory; 1 s more for each 10 MiB",     \
 	    "the dump is removed, QEMU quits")                                                     \

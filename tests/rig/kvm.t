@@ -59,7 +59,8 @@ subtest 'Linux, host-passthrough with the host\'s caches' => sub {
 		last if $boot == AnclaVm::BOOTS;
 		# This host's CPUs are emulated, and the guest's with them: see AnclaVm.pm.
 		diag "its Linux stalled in boot $boot; once more: $console";
-		stop_vm('kvm') && unlink tmpdir() . '/console' or return;
+		stop_vm('kvm') or return;
+		unlink tmpdir() . '/console';
 	}
 	ok $ready, 'Linux boots, and runs on all vCPUs' or diag $console;
 	my $report = guest_report($console) // {};

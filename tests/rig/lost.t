@@ -71,9 +71,10 @@ sub take_all {
 
 # Somebody takes all that is free on the node: as huge pages, for which the kernel kills nobody.
 sub take_all_plain {
-	my $before = hugepages_total($node);
-	cmp_ok reserve_hugepages(1 << 20, $node), '>', $before, 'they are taken';
-	return sub { reserve_hugepages($before, $node) };
+	my ($file, $before) = (AnclaTest::hugepages_file('nr_hugepages', $node), hugepages_total($node));
+	AnclaTest::set_hugepages($file, 1 << 20); # as many as come at once
+	cmp_ok hugepages_total($node), '>', $before, 'they are taken';
+	return sub { AnclaTest::set_hugepages($file, $before) };
 }
 
 # One more than it has now.

@@ -43,11 +43,12 @@ sub region {
 	return { bytes => $bytes, page_size => $page_size, mapping => $found[0] };
 }
 
-# Whether the anonymous region is in transparent huge pages. One that could not be had at once, as free memory
+# Whether the anonymous region is in transparent huge pages: most of it at once. One that could not be had at once, as free memory
 # was in pieces, the kernel makes of plain ones later, if it was asked for huge ones.
 sub all_huge {
 	my ($pid, $is) = @_;
 	return 1 if $is->{thp} == $is->{mapping}{size};
+	return 0 if $is->{thp} < $is->{mapping}{size} / 2;
 	note "$is->{thp} of $is->{mapping}{size} bytes in huge pages";
 	return eventually(120, sub {
 		my ($now) = grep { $_->{start} == $is->{mapping}{start} } mappings($pid, qr/^/);
