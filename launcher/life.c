@@ -198,7 +198,8 @@ static void on_shutdown(struct life *life, struct json_object *data)
 	const char *reason = text(data, "reason");
 
 	life->told = true;
-	if (life->due) /* a guest that panicked may reset before it is stopped */
+	/* A guest that panicked may end, too, before it is stopped, or just when it is. */
+	if (life->due || (life->step == LIFE_RESETTING && strncmp(reason, "guest-", 6) == 0))
 		return;
 	if (strcmp(reason, "guest-shutdown") == 0)
 		act(life, life->asked ? ACTION_DESTROY : actions->on_poweroff,

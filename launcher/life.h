@@ -7,9 +7,12 @@
  *
  * The guest runs on for a moment after SHUTDOWN or GUEST_PANICKED; STOP says that it does not.
  *
- *   RUNS ── SHUTDOWN, GUEST_PANICKED ──> restart: RESETTING ── RESET, cont ──> BOOTING ── RESET, or
- * none ──> RUNS preserve: KEPT dump: DUMPING ── DUMP_COMPLETED, quit ──> ENDING destroy: quit ──>
- * ENDING
+ * From RUNS, by SHUTDOWN or GUEST_PANICKED:
+ *
+ *   restart   RESETTING ── RESET, cont ──> BOOTING ── the firmware's resets are over ──> RUNS
+ *   preserve  KEPT ── RESUME ──> RUNS
+ *   dump      DUMPING ── DUMP_COMPLETED, quit ──> ENDING
+ *   destroy   quit ──> ENDING
  */
 #ifndef ANCLA_LIFE_H
 #define ANCLA_LIFE_H
