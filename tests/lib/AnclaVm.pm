@@ -149,30 +149,35 @@ sub qemu_of {
 # which that CPU then stays for ever. 7.2 and 10.0 do so, without ancla, too. Such a boot is tried again.
 use constant BOOTS => 3;
 
+# Starts a guest by $start, at most so many times, as long as it does not become $ready, but can be brought
+# to an $end (both are given what $start returned). Returns what that returned, and whether it is ready;
+# nothing if it returned nothing.
+sub boot_until_ready {
+	my ($boots, $start, $ready, $end) = @_;
+	for my $boot (1 .. $boots) {
+		my $guest = $start->() or return;
+		return ($guest, 1) if $ready->($guest);
+		return ($guest, 0) if $boot == $boots || !$end->($guest);
+		Test::More::diag("a guest stalled in boot $boot; once more");
+	}
+}
+
 # `ancla run` in the background, with a Linux guest that has said it is ready.
 sub run_linux {
 	my ($spec, $options) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $boots = ($spec->{vcpus} // 1) > 1 && ($spec->{qemu}{accel} // '') eq 'tcg' ? BOOTS : 1;
-	my ($vm, $ready);
-	for my $boot (1 .. $boots) {
-		$vm = spawn_ancla('run', make_spec($spec), $options // {});
-		last if $ready = $vm->wait_for_output(qr/ANCLA-GUEST-READY|guest # /, 120);
-		last if !$vm->is_there || $boot == $boots;
-		Test::More::diag("$spec->{name}: its guest stalled in boot $boot; once more");
-		stop_vm($spec->{name}) && $vm->wait_exit or last;
-	}
+	my ($vm, $ready) = boot_until_ready($boots, sub { spawn_ancla('run', make_spec($spec), $options // {}) },
+		sub { $_[0]->wait_for_output(qr/ANCLA-GUEST-READY|guest # /, 120) },
+		sub { $_[0]->is_there && stop_vm($spec->{name}) && $_[0]->wait_exit });
 	return Test::More::ok($ready, "$spec->{name} boots Linux") ? $vm : undef;
 }
 
 # `ancla run` of the spec in a file, whose guest powers off by itself; what run_command() returns.
 sub run_through {
 	my ($name, $path) = @_;
-	my $result;
-	for (1 .. BOOTS) {
-		$result = run_ancla('run', $path);
-		last if !$result->{timed_out} || $result->{out} =~ /ANCLA-GUEST-END/ || !stop_vm($name);
-	}
+	my ($result) = boot_until_ready(BOOTS, sub { run_ancla('run', $path) },
+		sub { !$_[0]{timed_out} || $_[0]{out} =~ /ANCLA-GUEST-END/ }, sub { stop_vm($name) });
 	return $result;
 }
 
@@ -313,14 +318,15 @@ sub clean {
 	return Test::More::is_deeply(\@left, [], $name // 'nothing is left');
 }
 
-# Looks again and again until it is so: for what the kernel gives no event for.
+# Looks again and again until it is so, or the time is over, of which ANCLA_TEST_SLOW makes more: for what
+# the kernel gives no event for. $pause is between two looks, in seconds.
 sub eventually {
-	my ($seconds, $test) = @_;
+	my ($seconds, $test, $pause) = @_;
 	my $deadline = time + $seconds * ($ENV{ANCLA_TEST_SLOW} || 1);
 	while (1) {
 		my $value = $test->();
 		return $value if $value || time > $deadline;
-		select undef, undef, undef, 0.01;
+		select undef, undef, undef, $pause // 0.01;
 	}
 }
 

@@ -13,7 +13,6 @@ use File::Basename qw(basename);
 use JSON::PP ();
 use Shapes qw(numbers);
 use Test::More;
-use Clock qw(time);
 
 our @EXPORT = qw(
 	host numbers list compact has_kvm accel scaled guest_disk witness where_threads_are where_pages_are
@@ -365,15 +364,10 @@ sub guest_numa {
 	return \%numa;
 }
 
-# Looks every third of a second until it is so, or the time is over, of which ANCLA_TEST_SLOW makes more.
+# As eventually(), for what takes emulated CPUs long to look at.
 sub soon {
 	my ($seconds, $test) = @_;
-	my $deadline = time + $seconds * ($ENV{ANCLA_TEST_SLOW} || 1);
-	while (1) {
-		my $value = $test->();
-		return $value if $value || time > $deadline;
-		select undef, undef, undef, 0.33;
-	}
+	return AnclaVm::eventually($seconds, $test, 0.33);
 }
 
 # A test: the guest of guest_disk() has run on all its vCPUs. `memory` names the guest's first memory

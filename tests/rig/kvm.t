@@ -49,19 +49,20 @@ subtest 'Linux, host-passthrough with the host\'s caches' => sub {
 	my $free = hugepages_free();
 	my $spec = vm({ serial => { file => tmpdir() . '/console' }, boot => demo_boot('ancla.do=spin') });
 	my $plan = json(run_ancla('plan', '--json', make_spec($spec)));
-	my ($pid, $console, $ready);
-	for my $boot (1 .. AnclaVm::BOOTS) {
+	my $console;
+	# This host's CPUs are emulated, and the guest's with them.
+	my ($pid, $ready) = AnclaVm::boot_until_ready(AnclaVm::BOOTS, sub {
 		start_vm($spec) or return;
-		$pid = qemu_of('kvm');
+		my $pid = qemu_of('kvm');
 		threads_are($pid, $spec, 'every thread on its CPU');
 		pages_are($pid, 2 << 20, [ { $here => 64 }, { $there => 64 } ], 'every page on its node');
-		last if $ready = soon(120, sub { $console = AnclaTest::peek(tmpdir() . '/console') // ''; $console =~ /ANCLA-GUEST-READY/ });
-		last if $boot == AnclaVm::BOOTS;
-		# This host's CPUs are emulated, and the guest's with them: see AnclaVm.pm.
-		diag "its Linux stalled in boot $boot; once more: $console";
-		stop_vm('kvm') or return;
-		unlink tmpdir() . '/console';
-	}
+		return $pid;
+	}, sub {
+		return soon(120, sub { $console = AnclaTest::peek(tmpdir() . '/console') // ''; $console =~ /ANCLA-GUEST-READY/ });
+	}, sub {
+		diag $console;
+		return stop_vm('kvm') && unlink tmpdir() . '/console';
+	}) or return;
 	ok $ready, 'Linux boots, and runs on all vCPUs' or diag $console;
 	my $report = guest_report($console) // {};
 	my %expected = (

@@ -5,6 +5,7 @@ no warnings 'qw';
 use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
+use AnclaVm ();
 use Test::More;
 
 my $monitor = tmpdir() . '/qmp.sock';
@@ -33,15 +34,11 @@ sub boot { return boot_cpus(1, @_) }
 
 # With two; such a boot is tried again. Nothing if it is not ready.
 sub ready {
-	for my $try (1 .. 3) {
-		my $guest = boot_cpus(2, @_);
-		if ($guest->wait_for_output(qr/ANCLA-GUEST-READY/)) { pass 'ready'; return $guest }
-		last if !$guest->is_there;
-		diag "it stalled in boot $try";
-		$guest->signal('KILL');
-		$guest->wait_exit;
-	}
-	return fail 'ready';
+	my @options = @_;
+	my ($guest, $ready) = AnclaVm::boot_until_ready(AnclaVm::BOOTS, sub { boot_cpus(2, @options) },
+		sub { $_[0]->wait_for_output(qr/ANCLA-GUEST-READY/) },
+		sub { $_[0]->is_there && $_[0]->signal('KILL') && $_[0]->wait_exit });
+	return ok($ready, 'ready') ? $guest : undef;
 }
 
 sub press_power_button { return qmp($monitor, 'system_powerdown') }

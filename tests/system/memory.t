@@ -43,8 +43,8 @@ sub region {
 	return { bytes => $bytes, page_size => $page_size, mapping => $found[0] };
 }
 
-# Whether the anonymous region is in transparent huge pages: most of it at once. One that could not be had at once, as free memory
-# was in pieces, the kernel makes of plain ones later, if it was asked for huge ones.
+# Whether the anonymous region is in transparent huge pages: most of it at once. One that could not be had at
+# once, as free memory was in pieces, the kernel makes of plain ones later, if it was asked for huge ones.
 sub all_huge {
 	my ($pid, $is) = @_;
 	return 1 if $is->{thp} == $is->{mapping}{size};
