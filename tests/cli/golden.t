@@ -7,6 +7,7 @@ use warnings;
 use Cwd qw(getcwd);
 use File::Temp qw(tempdir);
 use JSON::PP;
+use Lists qw(numbers);
 use Test::More;
 
 my $ancla = $ENV{ANCLA} // 'build/ancla';
@@ -34,8 +35,6 @@ sub run_plan {
 	return ($? == 0, $answer);
 }
 
-# Linux list syntax -> numbers.
-sub numbers { return map { my ($a, $b) = split /-/; $a .. ($b // $a) } split /,/, $_[0] }
 
 # What holds of every plan, whatever its golden file says.
 sub check_plan {

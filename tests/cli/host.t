@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use File::Temp;
 use JSON::PP;
+use Lists qw(numbers);
 use Test::More;
 
 my $ancla = $ENV{ANCLA} // 'build/ancla';
@@ -33,8 +34,6 @@ sub slurp {
 
 # The first line of a file of /sys, undef where it is missing.
 sub sys { my $text = slurp($_[0]); chomp $text if defined $text; return $text }
-
-sub numbers { return map { my ($a, $b) = split /-/; $a .. ($b // $a) } split /,/, $_[0] }
 
 sub json {
 	my ($code, $out, $err) = run($ancla, 'host', '--json', @_);

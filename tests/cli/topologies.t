@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use File::Temp;
 use JSON::PP;
+use Lists qw(numbers list);
 use Test::More;
 
 my $ancla = $ENV{ANCLA} // 'build/ancla';
@@ -20,22 +21,6 @@ sub slurp {
 	local $/;
 	my $text = <$in>;
 	return $text // "";
-}
-
-# A Linux list as a list of numbers, and back.
-sub numbers {
-	return map { my ($a, $b) = split /-/; $a .. ($b // $a) } split /,/, $_[0];
-}
-
-sub list {
-	my @all = sort { $a <=> $b } @_;
-	my @parts;
-	while (@all) {
-		my $first = my $last = shift @all;
-		$last = shift @all while @all && $all[0] == $last + 1;
-		push @parts, $first == $last ? $first : "$first-$last";
-	}
-	return join ',', @parts;
 }
 
 sub by_first_cpu { return sort { (numbers($a->{cpus}))[0] <=> (numbers($b->{cpus}))[0] } @_ }

@@ -10,6 +10,7 @@ no warnings 'portable'; # addresses have 64 bits
 use AnclaTest;
 use Exporter qw(import);
 use JSON::PP ();
+use Lists qw(numbers);
 use Test::More import => [qw(is is_deeply ok)];
 use Clock qw(time);
 
@@ -180,9 +181,6 @@ sub run_through {
 		sub { !$_[0]{timed_out} || $_[0]{out} =~ /ANCLA-GUEST-END/ }, sub { stop_vm($name) });
 	return $result;
 }
-
-# "0-1,3" as (0, 1, 3).
-sub numbers { return map { /^(\d+)-(\d+)$/ ? ($1 .. $2) : $_ } split /,/, $_[0] // '' }
 
 # Tests: what Linux reports from inside is what the plan says: topology, guest nodes, their vCPUs,
 # memory, distances.

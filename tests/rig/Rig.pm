@@ -11,7 +11,7 @@ use AnclaVm;
 use Exporter qw(import);
 use File::Basename qw(basename);
 use JSON::PP ();
-use Shapes qw(numbers);
+use Lists qw(numbers list);
 use Test::More;
 
 our @EXPORT = qw(
@@ -38,19 +38,6 @@ my $wait = WAIT * ($ENV{ANCLA_TEST_SLOW} || 1);
 	}
 	die "QEMU cannot be asked: $asked->{err}" if $asked->{exit} // 1;
 	note sprintf 'QEMU was asked what it can do: %.1f s', $asked->{seconds};
-}
-
-# --- lists ---
-
-sub list {
-	my @all = sort { $a <=> $b } @_;
-	my @parts;
-	while (@all) {
-		my $first = my $last = shift @all;
-		$last = shift @all while @all && $all[0] == $last + 1;
-		push @parts, $first == $last ? $first : "$first-$last";
-	}
-	return join ',', @parts;
 }
 
 # Data on one line, for notes.

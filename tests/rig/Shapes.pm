@@ -8,8 +8,9 @@ use warnings;
 
 use Exporter qw(import);
 use File::Basename qw(dirname);
+use Lists qw(numbers);
 
-our @EXPORT_OK = qw(shapes distance numbers);
+our @EXPORT_OK = qw(shapes distance);
 
 # ({name, kernel, cpu, sockets, cores, threads, tests => [...], nodes => [{cpus => [QEMU's numbers],
 # memory (MiB), pages (of 2 MiB)}, ...], and the words that its line has, by name}, ...)
@@ -36,9 +37,6 @@ sub shapes {
 	}
 	return @shapes;
 }
-
-# "0-2,5" as (0, 1, 2, 5).
-sub numbers { return map { /^(\d+)-(\d+)$/ ? $1 .. $2 : $_ } split /,/, $_[0] // '' }
 
 # From one node to another, by how many steps they are apart on a ring.
 sub distance {

@@ -5,7 +5,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib", $FindBin::Bin;
 use AnclaTest;
-use Shapes qw(shapes distance numbers);
+use Lists qw(numbers);
+use Shapes qw(shapes distance);
 use Test::More;
 
 my ($shape) = grep { $_->{name} eq ($ENV{RIG_SHAPE} // '') } shapes();

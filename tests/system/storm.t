@@ -6,12 +6,12 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
+use Lists qw(numbers);
 use Test::More;
 
 use constant { DEDICATED => 160, SHARED => 40 };
 
 my $host = json(run_ancla('host', '--json'));
-sub numbers { return map { my ($a, $b) = split /-/; $a .. ($b // $a) } split /,/, $_[0] }
 my %allowed = map { $_ => 1 } numbers($host->{allowed});
 my @cores = map { [ grep { $allowed{$_} } numbers($_->{cpus}) ] } @{ $host->{cores} };
 my ($kept, @free) = map { @$_ } @cores;

@@ -6,6 +6,7 @@ use warnings;
 use File::Temp qw(tempdir);
 use IPC::Open2;
 use JSON::PP;
+use Lists qw(numbers);
 use Test::More;
 
 my $ancla = $ENV{ANCLA} // 'build/ancla';
@@ -18,7 +19,6 @@ my $facts = decode_json(slurp("$folder/facts-given.json"));
 my $scratch = tempdir(CLEANUP => 1);
 
 sub slurp { open my $in, '<', $_[0] or die "$_[0]: $!"; local $/; return scalar(<$in>) // '' }
-sub numbers { return map { my ($a, $b) = split /-/; $a .. ($b // $a) } split /,/, $_[0] }
 
 my $dedicated = { mode => 'auto' };
 my %guests = (
