@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "../../qmp/qmp.h"
+#include "bench.h"
 #include "host.h"
 #include "memory.h"
 #include "util.h"
@@ -45,47 +46,6 @@ static const char *ancla, *qemu = "qemu-system-x86_64";
 static int runs = 7;
 static struct host *host;
 static int64_t pages_before = -1;
-static bool missed;
-
-static void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
-static void die(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	fprintf(stderr, "bench: ");
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-	exit(1);
-}
-
-static double now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *list)
-{
-	qsort(list, (size_t)runs, sizeof(*list), compare_doubles);
-	return runs % 2 ? list[runs / 2] : (list[runs / 2 - 1] + list[runs / 2]) / 2;
-}
-
-static const char *judge(bool good)
-{
-	missed |= !good;
-	return good ? "ok" : "MISSED";
-}
 
 static void set_pages(int64_t count)
 {
@@ -170,12 +130,12 @@ static double time_fill(struct plan_memory *memory, size_t count)
 
 	for (size_t i = 0; i < count; i++)
 		fds[i] = create(&memory[i]);
-	double start = now_ms();
+	double start = now_ms(CLOCK_MONOTONIC);
 	struct fill *fill = start_fill(&plan, fds);
 	fill_hurry(fill);
 	if (fill_wait(fill, &err) < 0)
 		die("%s", err.message);
-	double time = now_ms() - start;
+	double time = now_ms(CLOCK_MONOTONIC) - start;
 	fill_cancel(fill);
 	for (size_t i = 0; i < count; i++)
 		close(fds[i]);
@@ -204,7 +164,7 @@ static double time_loop(uint64_t size, int threads)
 	struct plan_memory memory = memory_of(size);
 	int fd = create(&memory);
 	cleanup_free pthread_t *list = xcalloc((size_t)threads, sizeof(*list));
-	double start = now_ms();
+	double start = now_ms(CLOCK_MONOTONIC);
 	struct loop loop = { .chunks = size / CHUNK };
 
 	loop.address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -215,7 +175,7 @@ static double time_loop(uint64_t size, int threads)
 			die("no thread");
 	for (int i = 0; i < threads; i++)
 		pthread_join(list[i], NULL);
-	double time = now_ms() - start;
+	double time = now_ms(CLOCK_MONOTONIC) - start;
 	munmap(loop.address, size);
 	close(fd);
 	return time;
@@ -235,7 +195,7 @@ static void measure_fill(uint64_t size)
 		fills[at] = time_fill(&memory, 1);
 		loops[at] = time_loop(size, threads);
 	}
-	double fill = median(fills), loop = median(loops);
+	double fill = median(fills, runs), loop = median(loops, runs);
 	printf("fill of %4llu MiB      %8.1f ms, a bare loop %8.1f ms: %.2f of its speed (limit "
 	       "%.2f)  "
 	       "%s\n",
@@ -279,14 +239,14 @@ static double time_ready(uint64_t size, bool filled, const char *prealloc)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		die("socketpair: %s", strerror(errno));
-	double start = now_ms();
+	double start = now_ms(CLOCK_MONOTONIC);
 	pid_t pid = start_qemu(ends[1], fd, size, prealloc);
 	struct fill *fill = filled ? start_fill(&plan, &fd) : NULL;
 	close(ends[1]);
 	struct qmp *qmp = qmp_new(ends[0], NULL, NULL);
 	if (qmp_wait_ready(qmp, LIMIT_MS, &error) < 0)
 		die("QEMU: %s", error.message);
-	double time = now_ms() - start;
+	double time = now_ms(CLOCK_MONOTONIC) - start;
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	qmp_free(qmp);
@@ -305,7 +265,7 @@ static void measure_ready(uint64_t size)
 		with[at] = time_ready(size, true, "");
 		without[at] = time_ready(size, false, "");
 	}
-	double a = median(with), b = median(without);
+	double a = median(with, runs), b = median(without, runs);
 	printf(
 	    "monitor of %4llu MiB   %8.1f ms, without fill %7.1f ms: %.2f times (limit %.2f)  %s\n",
 	    (unsigned long long)(size / MIB), a, b, a / b, most_ready, judge(a / b <= most_ready));
@@ -330,10 +290,10 @@ static double time_start(const char *directory, uint64_t size, const char *preal
 	        "  \"qemu\": { \"binary\": \"%s\", \"accel\": \"tcg\" } }\n",
 	        (unsigned long long)(size / MIB), prealloc, qemu);
 	fclose(out);
-	double begin = now_ms();
+	double begin = now_ms(CLOCK_MONOTONIC);
 	if (system(start) != 0)
 		die("%s failed: see it in a terminal", start);
-	double time = now_ms() - begin;
+	double time = now_ms(CLOCK_MONOTONIC) - begin;
 	if (system(stop) != 0)
 		die("%s failed", stop);
 	return time;
@@ -355,8 +315,8 @@ static void measure_whole(const char *directory, uint64_t size)
 		bare[at] = time_ready(size, false, ",prealloc=on");
 		threaded[at] = time_ready(size, false, threads);
 	}
-	double us = median(ours), qemu_fills = median(qemus), one = median(bare),
-	       many = median(threaded);
+	double us = median(ours, runs), qemu_fills = median(qemus, runs), one = median(bare, runs),
+	       many = median(threaded, runs);
 	printf("start with %4llu MiB   %8.1f ms, QEMU's prealloc %5.1f ms: %.2f times; bare QEMU, "
 	       "prealloc=on %5.1f ms: %.2f, with threads %5.1f ms: %.2f\n",
 	       (unsigned long long)(size / MIB), us, qemu_fills, us / qemu_fills, one, us / one,
@@ -404,7 +364,7 @@ static void measure_nodes(uint64_t size)
 			second[at] = time_fill(&memory[1], 1);
 			both[at] = time_fill(memory, 2);
 		}
-		double a = median(first), b = median(second), two = median(both);
+		double a = median(first, runs), b = median(second, runs), two = median(both, runs);
 		double ratio = two / (a > b ? a : b);
 		printf("two nodes, %4llu MiB each %5.1f ms, alone %5.1f and %5.1f ms: %.2f times "
 		       "the slower (limit %.2f)  %s\n",

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench.h"
 #include "place.h"
 #include "util.h"
 
@@ -57,19 +58,13 @@ static const struct shape shapes[] = {
 	{ "4,096 CPUs of one node, 100 guest nodes", HOST_ONE, 100, 3, 39, 3, 0, true, true, 1000 },
 };
 
-static void die(const char *message)
-{
-	fprintf(stderr, "bench: %s\n", message);
-	exit(1);
-}
-
 static struct host *make_host(const struct shape *shape)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	struct host *host = host_load(shape->host, &err);
 
 	if (!host)
-		die(err.message);
+		die("%s", err.message);
 	for (size_t i = 0; shape->group && i < host->n_nodes; i++)
 		for (size_t j = 0; j < host->n_nodes; j++)
 			if (i != j)
@@ -122,26 +117,11 @@ static struct spec *make_spec(const struct shape *shape)
 	fclose(out);
 	struct spec *spec = spec_parse("bench.json", text, length, &errors);
 	if (!spec)
-		die(errors.count ? errors.list[0].message : "the spec is wrong");
+		die("%s", errors.count ? errors.list[0].message : "the spec is wrong");
 	return spec;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now); /* nothing waits here */
-	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
-static bool measure(const struct shape *shape)
+static void measure(const struct shape *shape)
 {
 	cleanup_host struct host *host = make_host(shape);
 	cleanup_claims struct claims *claims = make_claims(shape, host);
@@ -151,26 +131,22 @@ static bool measure(const struct shape *shape)
 
 	for (size_t i = 0; i < RUNS; i++) {
 		cleanup_error struct error err = ERROR_INIT;
-		double start = now_ms();
+		double start = now_ms(CLOCK_THREAD_CPUTIME_ID);
 		cleanup_plan struct plan *plan = place(spec, host, claims, ACCEL_KVM, &err);
-		times[i] = now_ms() - start;
+		times[i] = now_ms(CLOCK_THREAD_CPUTIME_ID) - start;
 		fits = plan != NULL;
 	}
-	qsort(times, RUNS, sizeof(*times), compare_doubles);
-	bool good = times[RUNS / 2] < shape->limit && fits == shape->fits;
-	printf("%-48s %8.2f  (limit %.0f)  %-13s %s\n", shape->what, times[RUNS / 2], shape->limit,
-	       fits ? "placed" : "does not fit", good ? "ok" : "MISSED");
+	double time = median(times, RUNS);
+	printf("%-48s %8.2f  (limit %.0f)  %-13s %s\n", shape->what, time, shape->limit,
+	       fits ? "placed" : "does not fit", judge(time < shape->limit && fits == shape->fits));
 	fflush(stdout);
-	return good;
 }
 
 int main(int argc, char **argv)
 {
-	bool good = true;
-
 	printf("place(), median of %d runs in ms of CPU time\n\n", RUNS);
 	for (size_t i = 0; i < ARRAY_SIZE(shapes); i++)
 		if (argc < 2 || strstr(shapes[i].what, argv[1]))
-			good &= measure(&shapes[i]);
-	return !good;
+			measure(&shapes[i]);
+	return missed;
 }

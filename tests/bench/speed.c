@@ -31,6 +31,7 @@
 
 #include "../../qmp/qmp.h"
 #include "argv.h"
+#include "bench.h"
 #include "cpulist.h"
 #include "kernel.h"
 #include "util.h"
@@ -47,43 +48,8 @@ static int runs = 21;
 /* Spec, ANCLA_RUNTIME_DIR, sockets: on a tmpfs, as /run is one. */
 static char directory[] = "/dev/shm/ancla-bench-XXXXXX";
 static char *spec;
-static double *exec_time; /* shared with the child, which writes it just before exec */
-static bool missed;
+static double *exec_time;    /* shared with the child, which writes it just before exec */
 static volatile pid_t child; /* a bare QEMU, or ancla */
-
-static void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
-static void die(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	fprintf(stderr, "bench: ");
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-	exit(1);
-}
-
-static double now_ms(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *list, int count)
-{
-	qsort(list, (size_t)count, sizeof(*list), compare_doubles);
-	return count % 2 ? list[count / 2] : (list[count / 2 - 1] + list[count / 2]) / 2;
-}
 
 /* Returns once nobody else wants a CPU, or after a second: "0.20 0.18 0.12 1/80 11206" (proc(5),
  * loadavg) counts us alone. */
@@ -97,12 +63,6 @@ static void wait_quiet(void)
 			return;
 		poll(NULL, 0, 2);
 	}
-}
-
-static const char *judge(bool good)
-{
-	missed |= !good;
-	return good ? "ok" : "MISSED";
 }
 
 static void write_spec(int vcpus)
