@@ -106,12 +106,14 @@ uint64_t claims_promised(const struct claims *claims, int node, uint64_t page_si
 
 	for (size_t i = 0; i < claims->n_promises; i++) {
 		const struct promise *promise = &claims->promises[i];
+		uint64_t share = 0;
 		if (promise->page_size != page_size)
 			continue;
 		if (!promise->nodes)
-			bytes += node < 0 ? promise->most : 0;
+			share = node < 0 ? promise->most : 0;
 		else if (node >= 0 && hwloc_bitmap_isset(promise->nodes, (unsigned)node))
-			bytes += promise->most / (uint64_t)hwloc_bitmap_weight(promise->nodes);
+			share = promise->most / (uint64_t)hwloc_bitmap_weight(promise->nodes);
+		bytes = share < UINT64_MAX - bytes ? bytes + share : UINT64_MAX;
 	}
 	return bytes;
 }

@@ -348,13 +348,8 @@ static bool holds_nothing(const struct vm_dir *vm)
 	                                   !state.qemu && strcmp(state.state, "starting") == 0);
 }
 
-static void add_vm(struct claims *claims, const struct plan *plan, const struct vm_state *state,
-                   bool owing)
-{
-	claims_add_plan(claims, plan);
-	promises_add(claims, plan, state, owing);
-}
-
+/* Only CPUs: a promise of memory would be a user's word, and could be of all that there is. What a
+ * user's VM has taken, the nodes show. */
 static void add_users(struct claims *claims)
 {
 	struct user_vm *list;
@@ -362,7 +357,7 @@ static void add_users(struct claims *claims)
 
 	user_vms_read(&list, &count);
 	for (size_t i = 0; i < count; i++)
-		add_vm(claims, list[i].plan, &list[i].state, false);
+		claims_add_plan(claims, list[i].plan);
 	user_vms_free(list, count);
 }
 
@@ -387,7 +382,8 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 			cleanup_error struct error none_yet = ERROR_INIT;
 			cleanup_vm_state struct vm_state state = { 0 };
 			vm_read_state(&vm, &state, &none_yet);
-			add_vm(claims, plan, &state, reserve_is_owed(&vm));
+			claims_add_plan(claims, plan);
+			promises_add(claims, plan, &state, reserve_is_owed(&vm));
 		} else if (holds_nothing(&vm)) {
 			error_clear(err); /* it has just ended */
 		} else {

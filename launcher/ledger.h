@@ -73,8 +73,8 @@ void ledger_close(struct ledger *ledger);
  * and returns the names of the VMs that live (sorted; the caller frees each and the list). */
 int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err);
 
-/* What all living VMs hold; for root, those of users too. NULL and an error if it cannot be read.
- */
+/* What all living VMs hold; for root, the CPUs of users' VMs too. NULL and an error if it cannot be
+ * read. */
 struct claims *ledger_claims(struct ledger *ledger, struct error *err);
 
 /* Removes what dead VMs left, where that may change the host: isolated partitions. True if there

@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
+use Fcntl qw(:flock);
 use File::Path qw(make_path remove_tree);
 use POSIX qw(mkfifo);
 use Test::More;
@@ -25,6 +26,7 @@ is system('cp', $ENV{ANCLA} // "$BUILD/ancla", $ancla), 0, 'a program that the u
 my $env = { env => { ANCLA_RUNTIME_DIR => undef, XDG_RUNTIME_DIR => $home, XDG_CACHE_HOME => "$home/cache" } };
 my @user = ('setpriv', '--reuid', USER, '--regid', USER, '--clear-groups', $ancla);
 my @root = ($ENV{ANCLA} // "$BUILD/ancla");
+my $json = JSON::PP->new->utf8;
 my $alone = { memory => '16MiB', cputune => { vcpupin => { 0 => '1' }, emulatorpin => '0' }, placement => { 'cpu-policy' => 'dedicated' } };
 
 my $path = make_spec(spec('theirs', $alone));
@@ -62,6 +64,38 @@ subtest 'what a user puts there' => sub {
 	$_->signal('KILL') for @held;
 	$_->wait_exit for @held;
 	remove_tree(glob("$runtime/{fifo,link,bad*}"));
+};
+
+# A VM's directory as the user can make one, its lock held until the returned file is closed.
+sub forge {
+	my ($vm, %files) = @_;
+	my $directory = "$home/ancla/$vm";
+	make_path($directory, { mode => 0700 });
+	$files{lock} //= '';
+	for my $file (keys %files) {
+		open my $out, '>', "$directory/$file" or die "$directory/$file: $!";
+		print $out $files{$file};
+		close $out or die;
+	}
+	chown USER, USER, $directory, map { "$directory/$_" } keys %files;
+	open my $lock, '<', "$directory/lock" or die;
+	flock $lock, LOCK_EX | LOCK_NB or die "$directory/lock: $!";
+	return $lock;
+}
+
+subtest 'memory that is promised to nobody' => sub {
+	my $filled = { cputune => { vcpupin => { 0 => '0' }, emulatorpin => '0' }, 'memory-backing' => { prealloc => JSON::PP::true, 'host-nodes' => '0', policy => 'strict' } };
+	my $plan = json("$home/ancla/theirs/plan.json");
+	$_->{cpus} = '1' for @{ $plan->{vcpus} };
+	$plan->{memory} = [ { %{ $plan->{memory}[0] }, fill => 'launcher', size => 1 << 50, 'host-nodes' => '0', policy => 'strict' } ];
+	my $init = (split ' ', AnclaTest::slurp('/proc/1/stat') =~ s/.*\)//sr)[19];
+	for my $state ({ state => 'starting' }, { state => 'starting', qemu => 1, 'qemu-start' => 0 + $init }) {
+		my $lock = forge('greedy', 'plan.json' => $json->encode($plan), 'state.json' => $json->encode($state));
+		like run_command(@root, 'list', $env)->{out}, qr{/greedy .* 1PiB$}m, 'root sees what a user\'s plan says';
+		ended run_command(@root, 'start', make_spec(spec('roots', $filled)), $env), 0, qr/roots runs/, 'and starts its own VM all the same';
+		ended run_command(@root, 'stop', '--force', 'roots', $env), 0, qr//, 'which ends';
+		remove_tree("$home/ancla/greedy");
+	}
 };
 
 subtest 'a directory that others can write' => sub {

@@ -84,6 +84,24 @@ static void claims_of_several_vms_add_up(void **state)
 	assert_set(claims->shared, "4-7");
 }
 
+/* Each may be as large as addresses reach, and a sum that wraps would be room for everybody. */
+static void promises_of_any_number_never_add_up_to_less(void **state)
+{
+	cleanup_claims struct claims *claims = claims_new();
+
+	(void)state;
+	for (int i = 0; i < 4097; i++) {
+		struct promise *promise = array_append(&claims->promises, &claims->n_promises);
+		promise->vm = xstrdup("vm");
+		promise->nodes = list("0");
+		promise->least = promise->most = UINT64_C(1) << 52;
+		if (i == 0)
+			assert_true(claims_promised(claims, 0, 0) == promise->most);
+	}
+	assert_true(claims_promised(claims, 0, 0) == UINT64_MAX);
+	assert_int_equal(claims_promised(claims, 1, 0), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -91,6 +109,7 @@ int main(void)
 		cmocka_unit_test(a_realtime_vcpu_is_alone_whatever_the_policy),
 		cmocka_unit_test(a_conflict_is_the_first_claim_in_the_way),
 		cmocka_unit_test(claims_of_several_vms_add_up),
+		cmocka_unit_test(promises_of_any_number_never_add_up_to_less),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
