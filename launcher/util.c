@@ -156,6 +156,35 @@ void make_directories(const char *path)
 	mkdir(path, 0700);
 }
 
+/* Around keys json-c takes these, strict or not. */
+static bool has_single_quotes(const char *text)
+{
+	bool quoted = false;
+
+	for (const char *p = text; *p; p++) {
+		if (*p == '"')
+			quoted = !quoted;
+		else if (quoted && *p == '\\' && p[1])
+			p++;
+		else if (!quoted && *p == '\'')
+			return true;
+	}
+	return false;
+}
+
+struct json_object *json_parse(const char *text)
+{
+	struct json_tokener *tokener = has_single_quotes(text) ? NULL : json_tokener_new();
+
+	if (!tokener)
+		return NULL;
+	json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
+	/* With its zero, by which a number at the end of the text is known to be whole. */
+	struct json_object *json = json_tokener_parse_ex(tokener, text, (int)strlen(text) + 1);
+	json_tokener_free(tokener);
+	return json;
+}
+
 void json_add_string(struct json_object *json, const char *key, const char *value)
 {
 	json_object_object_add(json, key, json_object_new_string(value));

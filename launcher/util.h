@@ -75,6 +75,10 @@ int write_file_atomic(int dirfd, const char *path, const char *text, struct erro
  * shows when it is used. */
 void make_directories(const char *path);
 
+/* Parses what ancla has written: JSON, and nothing else that json-c takes by itself (comments,
+ * other quotes, more after it). NULL if it is not. */
+struct json_object *json_parse(const char *text);
+
 /* Adds a member to a JSON object; strings are copied. */
 void json_add_string(struct json_object *json, const char *key, const char *value);
 void json_add_int(struct json_object *json, const char *key, int64_t value);

@@ -620,6 +620,39 @@ static void a_file_of_more_values_than_any_plan_is_not_parsed(void **state)
 	assert_refused(&err, EXIT_FAILED, "a/plan.json|more than 250000 values");
 }
 
+/* What json-c would take besides JSON is none of ours, and would hide values from whoever counts
+ * them. */
+static void a_file_that_is_more_than_json_is_not_parsed(void **state)
+{
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	static const char *const texts[] = {
+		"{ 'state': \"running\" }",           "{ \"state\": \"running\" /* \" */ }",
+		"{ \"state\": \"running\" // \"\n }", "{ state: \"running\" }",
+		"{ \"state\": \"running\", }",        "{ \"state\": \"running\" } {}",
+		"{ \"state\": \"running\"",
+	};
+	size_t length = 0;
+	cleanup_free char *hidden = xcalloc(3 * 300000 + 64, 1);
+
+	add(&ledger, "a", "1", &vm);
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		cleanup_vm_state struct vm_state read = { 0 };
+		cleanup_error struct error err = ERROR_INIT;
+		write_text(*state, "a/state.json", texts[i]);
+		assert_int_equal(vm_read_state(&vm, &read, &err), -1);
+		assert_refused(&err, EXIT_FAILED, "a/state.json is not JSON");
+	}
+	length += (size_t)sprintf(hidden, "{'\"':[[]");
+	for (size_t i = 0; i < 300000; i++)
+		length += (size_t)sprintf(hidden + length, ",[]");
+	strcpy(hidden + length, "]}");
+	cleanup_error struct error err = ERROR_INIT;
+	write_text(*state, "a/plan.json", hidden);
+	assert_null(vm_read_plan(&vm, &err));
+	assert_refused(&err, EXIT_FAILED, "a/plan.json is not JSON");
+}
+
 static void last_words_are_few_and_whole(void **state)
 {
 	struct runtime *runtime = *state;
@@ -675,6 +708,7 @@ int main(void)
 		test(what_cannot_be_removed_now_is_removed_next_time),
 		test(the_plan_of_a_huge_vm_is_read_back),
 		test(a_file_of_more_values_than_any_plan_is_not_parsed),
+		test(a_file_that_is_more_than_json_is_not_parsed),
 		test(last_words_are_few_and_whole),
 	};
 
