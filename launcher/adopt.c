@@ -51,7 +51,7 @@ static int adopt(struct vm *vm, struct plan *plan, struct moves *moves, struct e
 	if (ask(vm, "query-cpus-fast", &cpus, err) < 0 ||
 	    ask(vm, "query-iothreads", &iothreads, err) < 0)
 		return -1;
-	plan->vcpus_online = threads_count_vcpus(cpus);
+	plan->vcpus_online = threads_count_vcpus(plan, cpus);
 	if (threads_read(&vm->threads, vm->qemu.pid, plan, cpus, iothreads, err) < 0 ||
 	    apply_plan(NULL, plan, &vm->threads, moves, err) < 0 ||
 	    vm_write_threads(&vm->dir, &vm->threads, err) < 0)

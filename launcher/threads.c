@@ -63,11 +63,11 @@ static pid_t tid_of_vcpu(struct json_object *cpus, size_t vcpu)
 	return 0;
 }
 
-int threads_count_vcpus(struct json_object *cpus)
+int threads_count_vcpus(const struct plan *plan, struct json_object *cpus)
 {
 	int count = 1;
 
-	while (tid_of_vcpu(cpus, (size_t)count) > 0)
+	while ((size_t)count < plan->n_vcpus && tid_of_vcpu(cpus, (size_t)count) > 0)
 		count++;
 	return count;
 }

@@ -50,8 +50,8 @@ void threads_add(struct threads *threads, enum thread_role role, int index, pid_
 int threads_complete(struct threads *threads, const struct plan *plan, struct error *err);
 
 /* How many vCPUs there are by the reply to query-cpus-fast, counted from 0 to the first that is not
- * there; at least 1. */
-int threads_count_vcpus(struct json_object *cpus);
+ * there; at least 1, and at most as many as the plan has. */
+int threads_count_vcpus(const struct plan *plan, struct json_object *cpus);
 
 /* A sentence on the threads of unknown kind, NULL if there are none; the caller frees. */
 char *threads_unknown(const struct threads *threads);

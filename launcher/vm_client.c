@@ -159,7 +159,7 @@ int vm_client_query(struct vm_client *client, struct error *err)
 		         said ? json_object_get_string(status) : "unknown");
 		blank_unprintable(client->run_state, strlen(client->run_state));
 		/* vCPUs come and go by other means, too. */
-		client->plan->vcpus_online = threads_count_vcpus(replies[1]);
+		client->plan->vcpus_online = threads_count_vcpus(client->plan, replies[1]);
 		result = threads_read(&client->threads, client->state.qemu, client->plan,
 		                      replies[1], replies[2], err);
 	}
