@@ -69,16 +69,6 @@ struct json_object *caps_result(const struct caps_answers *answers, const char *
 	return NULL;
 }
 
-const char *json_string(struct json_object *json, const char *key)
-{
-	struct json_object *value = NULL;
-
-	if (!json_object_object_get_ex(json, key, &value) ||
-	    !json_object_is_type(value, json_type_string))
-		return NULL;
-	return json_object_get_string(value);
-}
-
 bool json_true(struct json_object *json, const char *key)
 {
 	struct json_object *value = NULL;

@@ -80,7 +80,6 @@ char *caps_question_type(const char *question);
  * migration-safe). */
 bool caps_is_candidate(struct json_object *model);
 
-const char *json_string(struct json_object *json, const char *key);
 bool json_true(struct json_object *json, const char *key);
 size_t json_length(struct json_object *array);
 

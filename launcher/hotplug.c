@@ -15,14 +15,6 @@
 enum { OST_SUCCESS = 0, OST_EJECT_IN_PROGRESS = 0x84 };
 enum { OST_SOURCE_EJECT = 3, OST_SOURCE_OSPM_EJECT = 0x103 };
 
-static const char *text_of(struct json_object *json, const char *key)
-{
-	struct json_object *value;
-
-	return json && json_object_object_get_ex(json, key, &value) ? json_object_get_string(value)
-	                                                            : NULL;
-}
-
 static int number_of(struct json_object *json, const char *key)
 {
 	struct json_object *value;
@@ -168,14 +160,16 @@ int hotplug_add_vcpu(struct live *live, struct error *err)
 	struct json_object *arguments = json_object_new_object(), *props;
 	cleanup_free char *id = xasprintf("vcpu%d", index);
 
-	if (!slot || !text_of(slot, "type") || !json_object_object_get_ex(slot, "props", &props)) {
+	if (!slot || !json_string(slot, "type") ||
+	    !json_object_object_get_ex(slot, "props", &props) ||
+	    !json_object_is_type(props, json_type_object)) {
 		json_object_put(arguments);
 		return slot ? error_set(err, EXIT_FAILED, "QEMU says nothing of vCPU %d", index)
 		            : -1;
 	}
 	json_object_object_foreach(props, key, value)
 	    json_object_object_add(arguments, key, json_object_get(value));
-	json_add_string(arguments, "driver", text_of(slot, "type"));
+	json_add_string(arguments, "driver", json_string(slot, "type"));
 	json_add_string(arguments, "id", id);
 	if (call_lending(live, "device_add", arguments, THREAD_VCPU, index, err) < 0) {
 		if (!may_be_done(&live->client))
@@ -198,7 +192,7 @@ void hotplug_on_event(void *data, const char *event, struct json_object *argumen
 {
 	struct hotplug_events *events = data;
 	struct json_object *info = NULL;
-	const char *path = text_of(arguments, "path"), *slot, *type;
+	const char *path = json_string(arguments, "path"), *slot, *type;
 
 	if (!events->path)
 		return;
@@ -207,8 +201,8 @@ void hotplug_on_event(void *data, const char *event, struct json_object *argumen
 	if (strcmp(event, "ACPI_DEVICE_OST") != 0 || !arguments ||
 	    !json_object_object_get_ex(arguments, "info", &info))
 		return;
-	slot = text_of(info, "slot");
-	type = text_of(info, "slot-type");
+	slot = json_string(info, "slot");
+	type = json_string(info, "slot-type");
 	int source = number_of(info, "source"), status = number_of(info, "status");
 	if (!slot || atoi(slot) != events->vcpu || !type || strcmp(type, "CPU") != 0 ||
 	    (source != OST_SOURCE_EJECT && source != OST_SOURCE_OSPM_EJECT))
@@ -265,7 +259,7 @@ int hotplug_remove_vcpu(struct live *live, struct hotplug_events *events, struct
 	struct vm_client *client = &live->client;
 	int index = live->plan->vcpus_online - 1;
 	cleanup_json struct json_object *slot = find_slot(client, index, err);
-	const char *path = slot ? text_of(slot, "qom-path") : NULL;
+	const char *path = slot ? json_string(slot, "qom-path") : NULL;
 	struct json_object *arguments = json_object_new_object();
 
 	if (!path) {
@@ -370,7 +364,8 @@ static char *served_in(struct vm_client *client, const char *container, const ch
 	if (json_object_is_type(devices, json_type_array))
 		for (size_t i = 0; i < json_object_array_length(devices) && !served; i++) {
 			struct json_object *device = json_object_array_get_idx(devices, i);
-			const char *name = text_of(device, "name"), *type = text_of(device, "type");
+			const char *name = json_string(device, "name"),
+			           *type = json_string(device, "type");
 			if (!name || !type || strncmp(type, "child<", 6) != 0)
 				continue;
 			cleanup_free char *path = xasprintf("%s/%s", container, name);
@@ -405,7 +400,7 @@ bool hotplug_has_iothread(struct live *live, const char *id)
 	    !json_object_is_type(list, json_type_array))
 		return false;
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
-		const char *other = text_of(json_object_array_get_idx(list, i), "id");
+		const char *other = json_string(json_object_array_get_idx(list, i), "id");
 		if (other && strcmp(other, id) == 0)
 			return true;
 	}

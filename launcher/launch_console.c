@@ -13,14 +13,12 @@ static char *terminal_of(struct json_object *chardevs)
 	    json_object_is_type(chardevs, json_type_array) ? json_object_array_length(chardevs) : 0;
 
 	for (size_t i = 0; i < count; i++) {
-		struct json_object *item = json_object_array_get_idx(chardevs, i), *label, *name;
-		if (!json_object_object_get_ex(item, "label", &label) ||
-		    !json_object_object_get_ex(item, "filename", &name) ||
-		    strcmp(json_object_get_string(label), "serial0") != 0)
-			continue;
-		const char *text = json_object_get_string(name);
-		if (strncmp(text, PTY_PREFIX, strlen(PTY_PREFIX)) == 0)
-			return xstrdup(text + strlen(PTY_PREFIX));
+		struct json_object *item = json_object_array_get_idx(chardevs, i);
+		const char *label = json_string(item, "label");
+		const char *name = json_string(item, "filename");
+		if (label && name && strcmp(label, "serial0") == 0 &&
+		    strncmp(name, PTY_PREFIX, strlen(PTY_PREFIX)) == 0)
+			return xstrdup(name + strlen(PTY_PREFIX));
 	}
 	return NULL;
 }

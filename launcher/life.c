@@ -22,12 +22,12 @@ void life_say(int level, const char *event, const char *format, ...)
 	notify("STATUS=%s", message);
 }
 
+/* A QEMU that is broken says anything. */
 static const char *text(struct json_object *data, const char *key)
 {
-	struct json_object *value;
+	const char *word = json_string(data, key);
 
-	return data && json_object_object_get_ex(data, key, &value) ? json_object_get_string(value)
-	                                                            : "";
+	return word ? word : "";
 }
 
 static bool is_true(struct json_object *data, const char *key)
@@ -315,7 +315,8 @@ static void on_dump_completed(struct life *life, struct json_object *data)
 	if (data)
 		json_object_object_get_ex(data, "result", &result);
 	if (strcmp(text(result, "status"), "completed") != 0) {
-		give_up_dump(life, text(data, "error"));
+		const char *why = text(data, "error");
+		give_up_dump(life, *why ? why : "QEMU does not say why");
 		return;
 	}
 	life_say(LOG_NOTICE, "dumped", "the guest's memory is in %s", life->dump);

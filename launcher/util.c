@@ -190,6 +190,16 @@ void json_add_string(struct json_object *json, const char *key, const char *valu
 	json_object_object_add(json, key, json_object_new_string(value));
 }
 
+const char *json_string(struct json_object *json, const char *key)
+{
+	struct json_object *value = NULL;
+
+	if (!json_object_object_get_ex(json, key, &value) ||
+	    !json_object_is_type(value, json_type_string))
+		return NULL;
+	return json_object_get_string(value);
+}
+
 void json_add_int(struct json_object *json, const char *key, int64_t value)
 {
 	json_object_object_add(json, key, json_object_new_int64(value));

@@ -84,6 +84,10 @@ void json_add_string(struct json_object *json, const char *key, const char *valu
 void json_add_int(struct json_object *json, const char *key, int64_t value);
 void json_add_bool(struct json_object *json, const char *key, bool value);
 
+/* The string behind a key; NULL where there is none, or something else, and where the JSON is no
+ * object. */
+const char *json_string(struct json_object *json, const char *key);
+
 /* A size in the largest unit that divides it: "2MiB", "16GiB", "4096B". The caller frees. */
 char *format_size(uint64_t bytes);
 

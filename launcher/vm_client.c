@@ -138,7 +138,7 @@ int vm_client_query(struct vm_client *client, struct error *err)
 {
 	static const char *const questions[] = { "query-status", "query-cpus-fast",
 		                                 "query-iothreads" };
-	struct json_object *replies[ARRAY_SIZE(questions)] = { NULL }, *status;
+	struct json_object *replies[ARRAY_SIZE(questions)] = { NULL };
 	unsigned ids[ARRAY_SIZE(questions)];
 	struct qmp_error qmp_error;
 	int result = 0;
@@ -153,10 +153,9 @@ int vm_client_query(struct vm_client *client, struct error *err)
 		                   &qmp_error) < 0)
 			result = qmp_failed(client, &qmp_error, err);
 	if (result == 0) {
-		bool said = json_object_object_get_ex(replies[0], "status", &status) &&
-		            json_object_is_type(status, json_type_string);
+		const char *status = json_string(replies[0], "status");
 		snprintf(client->run_state, sizeof(client->run_state), "%s",
-		         said ? json_object_get_string(status) : "unknown");
+		         status ? status : "unknown");
 		blank_unprintable(client->run_state, strlen(client->run_state));
 		/* vCPUs come and go by other means, too. */
 		client->plan->vcpus_online = threads_count_vcpus(client->plan, replies[1]);
