@@ -9,7 +9,8 @@
 #include "place.h"
 #include "util.h"
 
-/* What QEMU takes as an id (util/id.c): letters, digits, "-", "." and "_", a letter first. */
+/* What QEMU takes as an id (util/id.c): letters, digits, "-", "." and "_", a letter first; no
+ * longer than in a spec. */
 static bool is_id(const char *text)
 {
 	if (!isalpha((unsigned char)*text))
@@ -17,7 +18,7 @@ static bool is_id(const char *text)
 	for (const char *p = text; *p; p++)
 		if (!isalnum((unsigned char)*p) && !strchr("-._", *p))
 			return false;
-	return true;
+	return strlen(text) <= NAME_LONGEST;
 }
 
 static bool has_iothread(const struct plan *plan, const char *id)
@@ -99,7 +100,7 @@ static int run(const struct invocation *call)
 
 	if ((!add && strcmp(call->args[1], "remove") != 0) || !is_id(id)) {
 		fprintf(stderr, "ancla iothread: NAME add ID, or NAME remove ID; an ID is letters, "
-		                "digits, \"-\", \".\", \"_\"\n");
+		                "digits, \"-\", \".\", \"_\", 63 bytes at most\n");
 		return EXIT_USAGE;
 	}
 	if (parse_where(call, &cpus, &sched, &err) < 0 ||

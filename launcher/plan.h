@@ -114,6 +114,9 @@ struct plan {
 	size_t n_warnings;
 };
 
+/* No plan has more memory than this, as far as physical addresses reach. */
+#define PLAN_MEMORY_MAX (UINT64_C(1) << 52)
+
 struct plan *plan_new(void);
 void plan_free(struct plan *plan);
 

@@ -1,4 +1,5 @@
 /* What holds of every plan, whoever wrote it. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "plan.h"
@@ -13,7 +14,7 @@ static int check_name(const char *what, const char *name, struct error *err)
 
 	for (; i < length && bytes && (i == 0 || is_printable(code)); i += bytes)
 		bytes = utf8_next(name + i, length - i, &code);
-	if (length && bytes && is_printable(code))
+	if (length && length <= NAME_LONGEST && bytes && is_printable(code))
 		return 0;
 	cleanup_free char *shown = quote(name);
 	return error_set(err, EXIT_FAILED, "the plan's %s is no name: %s", what, shown);
@@ -41,18 +42,24 @@ static int check_vcpus(const struct plan *plan, struct error *err)
 	return 0;
 }
 
+static int compare_ids(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
 static int check_iothreads(const struct plan *plan, struct error *err)
 {
-	for (size_t i = 0; i < plan->n_iothreads; i++) {
-		const char *id = plan->iothreads[i].id;
+	cleanup_free const char **ids = xcalloc(plan->n_iothreads, sizeof(*ids));
 
-		if (check_name("iothread", id, err) < 0)
+	for (size_t i = 0; i < plan->n_iothreads; i++) {
+		ids[i] = plan->iothreads[i].id;
+		if (check_name("iothread", ids[i], err) < 0)
 			return -1;
-		for (size_t j = 0; j < i; j++)
-			if (strcmp(plan->iothreads[j].id, id) == 0)
-				return error_set(err, EXIT_FAILED, "the plan has two iothreads %s",
-				                 id);
 	}
+	qsort(ids, plan->n_iothreads, sizeof(*ids), compare_ids);
+	for (size_t i = 1; i < plan->n_iothreads; i++)
+		if (strcmp(ids[i - 1], ids[i]) == 0)
+			return error_set(err, EXIT_FAILED, "the plan has two iothreads %s", ids[i]);
 	return 0;
 }
 
@@ -66,6 +73,8 @@ static bool is_in_order(const struct plan *plan, size_t i)
 
 static int check_memory(const struct plan *plan, struct error *err)
 {
+	uint64_t total = 0;
+
 	for (size_t i = 0; i < plan->n_memory; i++) {
 		const struct plan_memory *memory = &plan->memory[i];
 		struct plan_memory policy = plan_memory_of_policy(memory);
@@ -79,11 +88,13 @@ static int check_memory(const struct plan *plan, struct error *err)
 		    : memory->policy_nodes && !memory->host_nodes ? "was moved to no host node"
 		    : memory->backing != BACKING_ANON && !memory->shared
 		        ? "is in a file and not shared"
-		        : NULL;
+		    : total > PLAN_MEMORY_MAX - memory->size ? "is more than addresses reach"
+		                                             : NULL;
 
 		if (wrong)
 			return error_set(err, EXIT_FAILED, "region %zu of the plan's memory %s", i,
 			                 wrong);
+		total += memory->size;
 	}
 	return 0;
 }

@@ -13,8 +13,7 @@
 /* No plan has more vCPUs, iothreads, or guest nodes than this. */
 #define ELEMENTS_MAX 4096
 
-/* Nor more memory than physical addresses reach, or larger pages than any kernel has. */
-#define MEMORY_MAX ((int64_t)1 << 52)
+/* Nor larger pages than any kernel has. */
 #define PAGE_MAX ((int64_t)1 << 40)
 
 static struct json_object *set_json(hwloc_const_bitmap_t set)
@@ -332,7 +331,7 @@ static int read_region(struct plan_memory *memory, struct json_object *item, str
 
 	if (get_int(item, "guest-node", -1, CPULIST_MAX, &guest_node, err) < 0 ||
 	    get_name(item, "policy", &names_mem_policy, &policy, err) < 0 ||
-	    get_int(item, "size", 1, MEMORY_MAX, &size, err) < 0 ||
+	    get_int(item, "size", 1, (int64_t)PLAN_MEMORY_MAX, &size, err) < 0 ||
 	    get_int(item, "page-size", 1024, PAGE_MAX, &page_size, err) < 0 ||
 	    get_name(item, "pages", &names_page_kind, &pages, err) < 0 ||
 	    get_name(item, "backing", &names_backing, &backing, err) < 0 ||

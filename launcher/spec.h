@@ -14,6 +14,9 @@
 
 #include "error.h"
 
+/* Bytes of a VM's name, or of an iothread's id. */
+#define NAME_LONGEST 63
+
 /* An integer that the spec leaves open. */
 #define SPEC_UNSET (-1)
 

@@ -348,7 +348,7 @@ static const struct field_table vcpupin_table = TABLE(vcpupin_rows, struct spec_
 
 static const struct field iothreadpin_rows[] = {
 	STRING("iothread", "name of an iothread", MEMBER(struct spec_iothreadpin, iothread),
-	       .longest = 63, .pattern = "^" ID_CHARS "$", .what = ID_WHAT),
+	       .longest = NAME_LONGEST, .pattern = "^" ID_CHARS "$", .what = ID_WHAT),
 	CPUS("cpus", "host CPUs", MEMBER(struct spec_iothreadpin, cpus)),
 };
 static const struct field_table iothreadpin_table =
@@ -415,8 +415,8 @@ static const struct field disk_rows[] = {
 	     MEMBER(struct spec_disk, format), .values = disk_format_values),
 	BOOL("readonly", "the guest cannot write it", MEMBER(struct spec_disk, readonly)),
 	STRING("iothread", "iothread that serves the disk", .absent = "QEMU's main loop",
-	       MEMBER(struct spec_disk, iothread), .longest = 63, .pattern = "^" ID_CHARS "$",
-	       .what = ID_WHAT),
+	       MEMBER(struct spec_disk, iothread), .longest = NAME_LONGEST,
+	       .pattern = "^" ID_CHARS "$", .what = ID_WHAT),
 };
 static const struct field_table disk_table = TABLE(disk_rows, struct spec_disk);
 
@@ -489,7 +489,7 @@ static const struct field_table qemu_table = TABLE(qemu_rows, struct spec);
 
 static const struct field spec_rows[] = {
 	STRING("name", "name of the VM, unique in its runtime directory", .required = true,
-	       SPEC(name), .longest = 63, .pattern = NAME_PATTERN, .what = NAME_WHAT),
+	       SPEC(name), .longest = NAME_LONGEST, .pattern = NAME_PATTERN, .what = NAME_WHAT),
 	INTEGER("vcpus", "vCPUs at the start", .fallback = "1", SPEC(vcpus), .min = 1,
 	        .max = VCPUS_MAX),
 	INTEGER("max-vcpus", "vCPUs that there can ever be; topology and guest nodes cover them",
@@ -506,7 +506,7 @@ static const struct field spec_rows[] = {
 	ENUM("isolation", "partition: an isolated cgroup v2 cpuset while the VM lives",
 	     .fallback = "none", SPEC(isolation), .values = isolation_values),
 	NAMES("iothreads", "names of QEMU's iothreads", SPEC(iothreads),
-	      COUNT(struct spec, n_iothreads), .max = 1024, .longest = 63,
+	      COUNT(struct spec, n_iothreads), .max = 1024, .longest = NAME_LONGEST,
 	      .pattern = "^" ID_CHARS "$", .what = ID_WHAT),
 	LIST("disks", "virtio disks, the first is booted from", SPEC(disks),
 	     COUNT(struct spec, n_disks), .max = 256, .table = &disk_table),

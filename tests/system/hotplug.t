@@ -82,7 +82,7 @@ for my $qemu (qemus()) {
 		ended run_ancla(qw(iothread plug add io7)), 1, qr/has an iothread "io7" already/, 'not twice';
 		ended run_ancla(qw(iothread plug add io8 --cpus 1)), 4, qr/vCPU 1 runs fifo on CPUs 1 and would starve iothread io8/, 'checked as at a launch';
 		ended run_ancla(qw(iothread plug add io8 --cpus 4095)), 4, qr/no CPU 4095 online/, 'its CPUs, too';
-		ended run_ancla(qw(iothread plug add 8io)), 2, qr/an ID is letters/, 'its name, too';
+		ended run_ancla('iothread', 'plug', 'add', $_), 2, qr/an ID is letters/, 'its name, too' for '8io', 'i' x 64;
 		is_deeply [ map { $_->{id} } grep { $_->{role} eq 'iothread' } @{ status_of('plug')->{threads} } ], ['io7'], 'there is one';
 		my $result = run_ancla(qw(iothread plug remove io7 --json));
 		is_deeply json($result), { name => 'plug', iothreads => [] }, 'it is taken away';

@@ -183,6 +183,9 @@ static void assert_refuses(const char *pointer, const char *value, const char *p
 	assert_refused(&err, EXIT_FAILED, parts);
 }
 
+/* Of 62 bytes; a name has 63 at most. */
+#define LONG_NAME "a-name-of-many-letters-which-is-longer-than-those-that-qemu-ge"
+
 static void what_makes_no_sense_is_refused(void **state)
 {
 	(void)state;
@@ -217,6 +220,9 @@ static void what_makes_no_sense_is_refused(void **state)
 	assert_refuses("/vcpus/1/priority", "0", "priority|fifo");
 	assert_refuses("/iothreads/1/id", "\"io0\"", "io0");
 	assert_refuses("/iothreads/1/id", "\"\\u202e\"", "iothread");
+	assert_refuses("/iothreads/1/id", "\"" LONG_NAME "64\"", "iothread|no name");
+	assert_refuses("/name", "\"" LONG_NAME "64\"", "name is no name");
+	assert_refuses("/memory/1/size", "4503599627370496", "region 1|more than addresses reach");
 	assert_refuses("/memory/1/guest-node", "0", "region 1|guest node");
 	assert_refuses("/memory/0/guest-node", "-1", "region 0|guest node");
 	assert_refuses("/memory/0/host-nodes", "\"\"", "region 0|no host node");
