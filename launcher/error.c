@@ -1,7 +1,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "error.h"
 #include "quote.h"
@@ -18,7 +17,7 @@ int(error_set)(struct error *err, enum exit_code code, const char *format, ...)
 	free(err->message);
 	err->message = message;
 	err->code = code;
-	blank_unprintable(message, strlen(message));
+	blank_message(message);
 	return -1;
 }
 
@@ -32,7 +31,7 @@ int(error_prefix)(struct error *err, const char *format, ...)
 	char *message = xasprintf("%s%s", prefix, err->message ? err->message : "");
 	free(err->message);
 	err->message = message;
-	blank_unprintable(message, strlen(message));
+	blank_message(message);
 	return -1;
 }
 

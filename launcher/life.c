@@ -9,6 +9,7 @@
 #include "life.h"
 #include "log.h"
 #include "notify.h"
+#include "quote.h"
 #include "util.h"
 
 void life_say(int level, const char *event, const char *format, ...)
@@ -18,6 +19,8 @@ void life_say(int level, const char *event, const char *format, ...)
 	va_start(args, format);
 	cleanup_free char *message = xvasprintf(format, args);
 	va_end(args);
+	/* A line of its own would be another word to the service manager, and it may quote QEMU. */
+	blank_unprintable(message, strlen(message));
 	log_say(level, event, "%s", message);
 	notify("STATUS=%s", message);
 }

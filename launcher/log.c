@@ -145,13 +145,16 @@ void log_say(int level, const char *event, const char *format, ...)
 	cleanup_free char *message = xvasprintf(format, args);
 	va_end(args);
 	/* It may quote what QEMU or the guest says. */
-	blank_unprintable(message, strlen(message));
+	blank_message(message);
 	write_line(level, event, "ancla: ", message);
 }
 
 void log_say_as_is(int level, const char *event, const char *message)
 {
-	write_line(level, event, "", message);
+	cleanup_free char *safe = xstrdup(message);
+
+	blank_message(safe);
+	write_line(level, event, "", safe);
 }
 
 void log_trim(int fd)

@@ -30,7 +30,7 @@ void log_raw(bool raw);
 int log_to_file(int dirfd, const char *name, struct error *err);
 
 /* `event` is a word for programs: "guest-reset". The message is one line for people, without a full
- * stop. */
+ * stop; further ones are indented by two blanks. */
 void log_say(int level, const char *event, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

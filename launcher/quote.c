@@ -6,6 +6,9 @@
 
 #define QUOTE_MAX 60
 
+/* How a further line of a message begins. */
+#define INDENTED "\n  "
+
 size_t utf8_next(const char *text, size_t length, unsigned *code)
 {
 	static const unsigned least[] = { 0, 0, 0x80, 0x800, 0x10000 };
@@ -47,17 +50,29 @@ bool is_printable(unsigned code)
 	return true;
 }
 
-void blank_unprintable(char *text, size_t length)
+static void blank(char *text, size_t length, bool indented_lines)
 {
 	for (size_t i = 0, bytes; i < length; i += bytes) {
 		unsigned code = 0;
 
 		bytes = utf8_next(text + i, length - i, &code);
-		if (bytes && (code == '\n' || is_printable(code)))
+		if (bytes && is_printable(code))
+			continue;
+		if (indented_lines && strncmp(text + i, INDENTED, strlen(INDENTED)) == 0)
 			continue;
 		bytes += bytes == 0;
 		memset(text + i, ' ', bytes);
 	}
+}
+
+void blank_unprintable(char *text, size_t length)
+{
+	blank(text, length, false);
+}
+
+void blank_message(char *message)
+{
+	blank(message, strlen(message), true);
 }
 
 static void put_escaped(FILE *out, const char *text, size_t bytes, unsigned code)

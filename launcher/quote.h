@@ -13,8 +13,12 @@ size_t utf8_next(const char *text, size_t length, unsigned *code);
  * paragraph separators, bidirectional overrides; and for U+FFFD, the mark of lost text. */
 bool is_printable(unsigned code);
 
-/* Puts blanks in the place of what is not printable or no UTF-8, but for ends of lines. */
+/* Puts blanks in the place of what is not printable or no UTF-8, ends of lines among it. */
 void blank_unprintable(char *text, size_t length);
+
+/* The same for a message: its own further lines are indented, and stay. Whatever it quotes cannot
+ * begin a line that would be taken for another message, or for its level. */
+void blank_message(char *message);
 
 /* The text without quotation marks, with what is not printable, `"` and `\` escaped as in JSON,
  * and cut after `limit` bytes or so with "...". The caller frees. */

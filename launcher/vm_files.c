@@ -308,8 +308,8 @@ char *vm_last_words(const struct vm_dir *vm)
 	int lines = 0;
 
 	text[got > 0 ? got : 0] = '\0';
-	/* They go to a terminal, and part of them may be of anybody's making. */
-	blank_unprintable(text, got > 0 ? (size_t)got : 0);
+	for (ssize_t i = 0; i < got; i++) /* all of it is looked at, also behind a zero */
+		text[i] = text[i] ? text[i] : ' ';
 	for (char *p = text + strlen(text); p > text && lines < 6; p--)
 		if (p[-1] == '\n' && p[0] && ++lines == 5)
 			rest = p;
@@ -319,5 +319,7 @@ char *vm_last_words(const struct vm_dir *vm)
 			continue;
 		to += sprintf(to, "%s%s", to > words ? "; " : "", line);
 	}
+	/* They go to a terminal, and part of them may be of anybody's making. */
+	blank_unprintable(words, strlen(words));
 	return words;
 }

@@ -124,7 +124,7 @@ static void quiet_leaves_what_is_wrong(void **state)
 
 static void any_message_is_one_json_object(void **state)
 {
-	static const char message[] = "\"quoted\",\nand a line end";
+	static const char message[] = "\"quoted\",\n  and a line end";
 
 	(void)state;
 	log_begin(true, false);

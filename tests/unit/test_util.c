@@ -82,9 +82,19 @@ static void an_error_cannot_act_on_a_terminal(void **state)
 	(void)state;
 	error_set(&err, EXIT_FAILED, "no %s",
 	          "\033[2J\xc2\x9b\xe2\x80\xae \xff\xc3\xbc\t\nx\xe2\x80");
-	assert_string_equal(err.message, "no  [2J       \xc3\xbc \nx  ");
+	assert_string_equal(err.message, "no  [2J       \xc3\xbc  x  ");
 	error_prefix(&err, "\r%s", "a");
-	assert_string_equal(err.message, " ano  [2J       \xc3\xbc \nx  ");
+	assert_string_equal(err.message, " ano  [2J       \xc3\xbc  x  ");
+}
+
+/* Only a line that is indented cannot be taken for another message. */
+static void an_error_has_no_lines_but_its_own(void **state)
+{
+	cleanup_error struct error err = ERROR_INIT;
+
+	(void)state;
+	error_set(&err, EXIT_FAILED, "2 checks failed:\n  one\n  two\nancla: all is well\n x\n");
+	assert_string_equal(err.message, "2 checks failed:\n  one\n  two ancla: all is well  x ");
 }
 
 static void quoted_text_is_cut(void **state)
@@ -147,6 +157,7 @@ int main(void)
 		cmocka_unit_test(the_nearest_word_is_near),
 		cmocka_unit_test(quoted_text_cannot_act_on_a_terminal),
 		cmocka_unit_test(an_error_cannot_act_on_a_terminal),
+		cmocka_unit_test(an_error_has_no_lines_but_its_own),
 		cmocka_unit_test(quoted_text_is_cut),
 		cmocka_unit_test(files_are_replaced_as_a_whole),
 		cmocka_unit_test(arrays_grow_by_zeroed_elements),
