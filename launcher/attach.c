@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -9,7 +10,15 @@
 
 static int refuse(const struct vm_state *state, const char *name, struct error *err)
 {
-	if (kernel_lives(state->launcher, state->launcher_start))
+	enum kernel_life supervisor = kernel_lives(state->launcher, state->launcher_start);
+
+	if (supervisor == KERNEL_UNKNOWN)
+		return error_set(
+		    err, EXIT_FAILED,
+		    "cannot see whether the supervisor of VM \"%s\" (process %d) lives: "
+		    "%s",
+		    name, state->launcher, strerror(errno));
+	if (supervisor == KERNEL_LIVES)
 		return error_set(
 		    err, EXIT_FAILED,
 		    "VM \"%s\" has a supervisor that lives (process %d); `ancla status "
@@ -41,10 +50,17 @@ static int take(const char *name, struct vm *vm, struct error *err)
 		return -1;
 	vm->qemu.pid = vm->state.qemu;
 	vm->qemu.pidfd = kernel_pidfd(vm->state.qemu, vm->state.qemu_start);
-	if (vm->qemu.pidfd < 0)
+	if (vm->qemu.pidfd < 0 && errno == ESRCH)
 		return is_gone(vm, name, err);
+	if (vm->qemu.pidfd < 0)
+		return error_set(err, EXIT_FAILED, "cannot reach QEMU of \"%s\" (%d): %s", name,
+		                 vm->state.qemu, strerror(errno));
 	vm->state.launcher = getpid();
 	vm->state.launcher_start = kernel_start_time(getpid());
+	if (!vm->state.launcher_start)
+		return error_set(err, EXIT_FAILED,
+		                 "cannot read when this process was started (/proc/%d/stat)",
+		                 getpid());
 	return vm_write_state(&vm->dir, &vm->state, err);
 }
 

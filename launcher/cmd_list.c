@@ -3,6 +3,7 @@
 
 #include "command.h"
 #include "cpulist.h"
+#include "kernel.h"
 #include "ledger_users.h"
 #include "util.h"
 #include "vm_client.h"
@@ -31,7 +32,8 @@ static void describe_plan(const struct plan *plan, struct listed *vm)
 
 static bool is_ending(const struct vm_client *client)
 {
-	return client->pidfd < 0 && !(vm_client_is_starting(client) && !client->state.qemu);
+	return client->pidfd < 0 && !(vm_client_is_starting(client) && !client->state.qemu) &&
+	       kernel_lives(client->state.qemu, client->state.qemu_start) == KERNEL_GONE;
 }
 
 /* What the VM says of itself; a VM that cannot be asked is still listed. */

@@ -93,7 +93,8 @@ static void add_limits(const struct vm_client *client, struct json_object *json)
 
 static bool is_supervised(const struct vm_client *client)
 {
-	return kernel_lives(client->state.launcher, client->state.launcher_start);
+	/* Who cannot be seen is not missed. */
+	return kernel_lives(client->state.launcher, client->state.launcher_start) != KERNEL_GONE;
 }
 
 static struct json_object *status_json(const struct vm_client *client)

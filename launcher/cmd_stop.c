@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -113,12 +114,20 @@ static int wait_for_supervisor(const struct vm_client *client, struct error *err
 {
 	pid_t launcher = client->state.launcher;
 	cleanup_close int pidfd = kernel_pidfd(launcher, client->state.launcher_start);
+	/* Why it cannot be seen, though it may be there. */
+	int unseen = pidfd < 0 && errno != ESRCH ? errno : 0;
 	bool stopped = false;
 	bool lives = pidfd >= 0 && outlives(launcher, pidfd, &stopped);
 	bool kept;
 
 	if (sweep(client, &kept, err) < 0)
 		return -1;
+	if (kept && unseen)
+		return error_set(
+		    err, EXIT_FAILED,
+		    "QEMU of \"%s\" is gone, but whether its supervisor (%d) has tidied up "
+		    "cannot be seen: %s",
+		    client->dir.name, launcher, strerror(unseen));
 	if (!kept || !lives)
 		return 0;
 	cleanup_free char *why =
@@ -160,6 +169,10 @@ static int end_start(struct vm_client *client, struct error *err)
 	    kernel_pidfd(client->state.launcher, client->state.launcher_start);
 	int64_t deadline = kernel_now_ms() + LIMIT_QUIT_MS;
 
+	if (launcher < 0 && errno != ESRCH)
+		return error_set(err, EXIT_FAILED,
+		                 "cannot reach process %d, which starts \"%s\": %s",
+		                 client->state.launcher, client->dir.name, strerror(errno));
 	if (launcher >= 0)
 		kernel_pidfd_kill(launcher, SIGTERM);
 	while (launcher >= 0 && !kernel_wait_gone(launcher, LOOK_AGAIN_MS)) {
@@ -172,7 +185,9 @@ static int end_start(struct vm_client *client, struct error *err)
 		}
 	}
 	look_again(client);
-	if (client->pidfd < 0 || kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
+	if (client->pidfd < 0
+	        ? kernel_lives(client->state.qemu, client->state.qemu_start) == KERNEL_GONE
+	        : kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
 		return 0;
 	return error_set(err, EXIT_FAILED,
 	                 "the start of \"%s\" was ended, but its QEMU (%d) is not gone after %d s",

@@ -101,10 +101,18 @@ int kernel_tasks(pid_t pid, pid_t **tids, size_t *count)
 	*count = 0;
 	if (!dir)
 		return -1;
-	while ((entry = readdir(dir)))
+	while ((errno = 0, entry = readdir(dir)))
 		if (isdigit((unsigned char)entry->d_name[0]))
 			*array_append(tids, count) = atoi(entry->d_name);
+	int error = errno;
 	closedir(dir);
+	if (error) {
+		free(*tids);
+		*tids = NULL;
+		*count = 0;
+		errno = error;
+		return -1;
+	}
 	if (*count)
 		qsort(*tids, *count, sizeof(**tids), compare_pids);
 	return 0;
@@ -122,19 +130,24 @@ void kernel_comm(pid_t pid, pid_t tid, char comm[64])
 	blank_unprintable(comm, strlen(comm));
 }
 
-/* The text of a process's stat file behind its name, from the state (field 3) on; NULL if it is
- * gone. The name, in parentheses, may hold anything. */
+/* The text of a process's stat file behind its name, from the state (field 3) on. NULL and ESRCH if
+ * it is gone, another errno if that cannot be told. The name, in parentheses, may hold anything. */
 static const char *read_stat(pid_t pid, char *text, size_t size)
 {
 	cleanup_free char *path = xasprintf("/proc/%d/stat", pid);
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t got = fd < 0 ? -1 : read(fd, text, size - 1);
 
+	if (got == 0 || (got < 0 && errno == ENOENT))
+		errno = ESRCH;
 	if (got <= 0)
 		return NULL;
 	text[got] = '\0';
 	const char *end = strrchr(text, ')');
-	return end && end[1] == ' ' ? end + 2 : NULL;
+	if (end && end[1] == ' ')
+		return end + 2;
+	errno = EIO;
+	return NULL;
 }
 
 /* The field with this number (proc(5)), given the third. */
@@ -162,8 +175,9 @@ bool kernel_is_dying(pid_t pid)
 	const char *state = read_stat(pid, text, sizeof(text));
 	const char *flags = stat_field(state, 9);
 
-	return !state || *state == 'Z' || *state == 'X' ||
-	       (flags && strtoul(flags, NULL, 10) & exiting);
+	if (!state)
+		return errno == ESRCH;
+	return *state == 'Z' || *state == 'X' || (flags && strtoul(flags, NULL, 10) & exiting);
 }
 
 bool kernel_is_its_own(pid_t pid)
@@ -185,12 +199,23 @@ bool kernel_is_stopped(pid_t pid)
 
 int kernel_pidfd(pid_t pid, uint64_t start_time)
 {
-	/* 0 is what kernel_start_time() says of a process that is gone. */
-	cleanup_close int fd = pid > 0 && start_time ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	cleanup_close int fd = -1;
+	uint64_t now = 0;
 
-	if (fd < 0 || kernel_start_time(pid) != start_time)
-		return -1;
-	return take_fd(&fd);
+	errno = ESRCH;
+	/* 0 is what kernel_start_time() says of a process that is gone. */
+	if (pid > 0 && start_time)
+		fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (fd >= 0)
+		now = kernel_start_time(pid);
+	if (now == start_time && fd >= 0)
+		return take_fd(&fd);
+	int error = now ? ESRCH : errno;
+	/* Where stat is not to be seen, the process may still be there. */
+	if (fd >= 0 && !now && error == ESRCH && !kernel_wait_gone(fd, 0))
+		error = EACCES;
+	errno = error;
+	return -1;
 }
 
 int kernel_pidfd_kill(int pidfd, int signal)
@@ -232,9 +257,11 @@ int64_t kernel_now_ms(void)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-bool kernel_lives(pid_t pid, uint64_t start_time)
+enum kernel_life kernel_lives(pid_t pid, uint64_t start_time)
 {
 	cleanup_close int pidfd = kernel_pidfd(pid, start_time);
 
-	return pidfd >= 0 && !kernel_wait_gone(pidfd, 0);
+	if (pidfd < 0)
+		return errno == ESRCH ? KERNEL_GONE : KERNEL_UNKNOWN;
+	return kernel_wait_gone(pidfd, 0) ? KERNEL_GONE : KERNEL_LIVES;
 }

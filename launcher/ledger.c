@@ -244,7 +244,8 @@ static bool is_held(struct vm_dir *vm)
 }
 
 /* True for a VM that is held by nobody who lives: its QEMU has just died, or was let go before the
- * guest ran by a launcher that has, and is ended here. The lock goes a moment after the process. */
+ * guest ran by a launcher that has, and is ended here. The lock goes a moment after the process.
+ * Who cannot be seen may live. */
 static bool is_orphan(const struct vm_dir *vm)
 {
 	cleanup_vm_state struct vm_state state = { 0 };
@@ -253,7 +254,9 @@ static bool is_orphan(const struct vm_dir *vm)
 	if (vm_read_state(vm, &state, &ignored) < 0 || state.qemu <= 0)
 		return false;
 	cleanup_close int qemu = kernel_pidfd(state.qemu, state.qemu_start);
-	if (kernel_lives(state.launcher, state.launcher_start))
+	if (qemu < 0 && errno != ESRCH)
+		return false;
+	if (kernel_lives(state.launcher, state.launcher_start) != KERNEL_GONE)
 		return false;
 	if (qemu < 0)
 		return true;

@@ -217,7 +217,9 @@ static int add_emulator(struct threads *threads, struct error *err)
 
 	kernel_comm(threads->pid, threads->pid, main_comm);
 	if (kernel_tasks(threads->pid, &tids, &count) < 0)
-		return error_set(err, EXIT_FAILED, "QEMU's threads are gone: %s", strerror(errno));
+		return error_set(err, EXIT_FAILED, "QEMU's threads %s: %s",
+		                 errno == ENOENT || errno == ESRCH ? "are gone" : "cannot be read",
+		                 strerror(errno));
 	if (check_own(threads, tids, count, err) < 0)
 		return -1;
 	for (size_t i = 0; i < count; i++) {

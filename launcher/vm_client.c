@@ -28,9 +28,12 @@ int vm_client_open(struct vm_client *client, const char *name, struct error *err
 	if (!client->plan)
 		return error_prefix(err, "VM \"%s\" is ending: ", name);
 	client->pidfd = kernel_pidfd(client->state.qemu, client->state.qemu_start);
-	if (client->pidfd < 0)
+	if (client->pidfd < 0 && errno == ESRCH)
 		return error_set(err, EXIT_FAILED, "VM \"%s\" is ending: its QEMU (%d) is gone",
 		                 name, client->state.qemu);
+	if (client->pidfd < 0)
+		return error_set(err, EXIT_FAILED, "cannot reach QEMU of \"%s\" (%d): %s", name,
+		                 client->state.qemu, strerror(errno));
 	return 0;
 }
 

@@ -4,6 +4,7 @@
  *
  * In the input, a byte 0xff (of which there is none in UTF-8) ends the plan, and another the state;
  * then follows QEMU's log. */
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -32,6 +33,7 @@ int __wrap_kernel_pidfd(pid_t pid, uint64_t start_time)
 {
 	(void)pid;
 	(void)start_time;
+	errno = ESRCH;
 	return -1;
 }
 

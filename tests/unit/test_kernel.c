@@ -201,6 +201,35 @@ static void a_pidfd_is_only_of_the_process_with_that_start(void **state)
 	assert_int_equal(kernel_pidfd(pid, start), -1);
 }
 
+static void who_cannot_be_seen_is_not_gone(void **state)
+{
+	pid_t pid = child(-1);
+	uint64_t start = kernel_start_time(pid);
+	struct rlimit before, none;
+
+	(void)state;
+	assert_int_equal(kernel_lives(pid, start), KERNEL_LIVES);
+	assert_int_equal(kernel_lives(pid, start + 1), KERNEL_GONE);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = before;
+	none.rlim_cur = 0;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	enum kernel_life life = kernel_lives(pid, start);
+	int error = errno, pidfd = kernel_pidfd(pid, start), why = errno;
+	bool dying = kernel_is_dying(pid);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(life, KERNEL_UNKNOWN);
+	assert_int_equal(error, EMFILE);
+	assert_int_equal(pidfd, -1);
+	assert_int_equal(why, EMFILE);
+	assert_false(dying);
+	end(pid);
+	assert_int_equal(kernel_lives(pid, start), KERNEL_GONE);
+	assert_int_equal(kernel_pidfd(pid, start), -1);
+	assert_int_equal(errno, ESRCH);
+	assert_true(kernel_is_dying(pid));
+}
+
 static void a_wait_ends_with_the_process_or_its_limit(void **state)
 {
 	pid_t pid = child(-1);
@@ -230,6 +259,7 @@ int main(void)
 		cmocka_unit_test(a_process_that_is_gone_has_no_threads_name_or_start),
 		cmocka_unit_test(start_time_survives_any_name),
 		cmocka_unit_test(a_pidfd_is_only_of_the_process_with_that_start),
+		cmocka_unit_test(who_cannot_be_seen_is_not_gone),
 		cmocka_unit_test(a_wait_ends_with_the_process_or_its_limit),
 	};
 
