@@ -30,7 +30,7 @@ static int sweep(const struct vm_client *client, bool *kept, struct error *err)
 	}
 	free(names);
 	/* In a directory that was removed nothing is left; the name may be another VM's by now. */
-	*kept = *kept && faccessat(client->dir.dirfd, "lock", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	*kept = *kept && !vm_lacks(&client->dir, "lock");
 	return 0;
 }
 

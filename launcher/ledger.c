@@ -13,6 +13,7 @@
 #include "ledger.h"
 #include "ledger_users.h"
 #include "lock.h"
+#include "log.h"
 #include "promises.h"
 #include "reserve.h"
 #include "util.h"
@@ -171,19 +172,36 @@ void vm_dir_close(struct vm_dir *vm)
 	*vm = (struct vm_dir)VM_DIR_INIT;
 }
 
-/* False if somebody is still in the VM's cgroups: then the file that names them stays, and whoever
- * looks next tries again. */
+/* What the host does not have back yet. A launch that waits for room looks again and again: it is
+ * told once. */
+static void tell_kept(const struct vm_dir *vm, const struct error *why)
+{
+	static bool told;
+
+	if (!told)
+		log_say(LOG_WARNING, "kept",
+		        "VM \"%s\" has ended, but what it held is not given back yet: %s; the next "
+		        "command tries again",
+		        vm->name, why->message);
+	told = true;
+}
+
+/* False if somebody is still in the VM's cgroups, or that cannot be told: then the file that names
+ * them stays, and whoever looks next tries again. */
 static bool remove_cgroups(const struct vm_dir *vm)
 {
 	struct cgroup *cgroup = NULL;
-	cleanup_error struct error ignored = ERROR_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+	int result = vm_read_cgroup(vm, &cgroup, &err);
 
-	if (vm_read_cgroup(vm, &cgroup, &ignored) < 0 || !cgroup)
-		return true;
-	bool removed = cgroup_remove(cgroup, &ignored) == 0;
-	cgroup_free(cgroup);
+	if (result == 0 && cgroup)
+		result = cgroup_remove(cgroup, &err);
+	if (result < 0)
+		tell_kept(vm, &err);
+	if (cgroup)
+		cgroup_free(cgroup);
 	free(cgroup);
-	return removed;
+	return result == 0;
 }
 
 /* False if something is left that names what the host still owes. */
@@ -287,14 +305,73 @@ static int compare_names(const void *a, const void *b)
 
 static void remove_dead(struct ledger *ledger, struct vm_dir *vm)
 {
+	cleanup_error struct error err = ERROR_INIT;
+
+	if (reserve_give_back(vm, &err) < 0) {
+		tell_kept(vm, &err);
+		return;
+	}
 	if (vm_has_cgroup(vm))
 		ledger->gave_back = true;
 	vm_dir_remove(vm);
 }
 
-int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err)
+/* What has that name is no VM's: it is no directory, or has just gone. */
+static bool is_no_vm(int error)
+{
+	return error == ENOENT || error == ENOTDIR || error == ELOOP;
+}
+
+static int cannot_open(const struct ledger *ledger, const char *name, struct error *err)
+{
+	return error_set(err, EXIT_FAILED, "cannot open %s/%s, which may be a VM's: %s",
+	                 ledger->path, name, strerror(errno));
+}
+
+/* 1: a VM that lives; 0: there is none, or none any more. */
+static int sweep_one(struct ledger *ledger, const char *name, struct error *err)
+{
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+
+	if (open_vm(ledger, name, &vm) < 0)
+		return is_no_vm(errno) ? 0 : cannot_open(ledger, name, err);
+	if (is_held(&vm) && (!is_orphan(&vm) || stays_held(&vm)))
+		return 1;
+	if (vm.lock >= 0)
+		remove_dead(ledger, &vm);
+	else
+		/* No VM's, unless its launcher died before it had the lock. */
+		unlinkat(ledger->dirfd, name, AT_REMOVEDIR);
+	return 0;
+}
+
+static void free_names(char **names, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(names[i]);
+	free(names);
+}
+
+/* 1 and the next name that the directory has, 0 after the last. */
+static int next_name(const struct ledger *ledger, DIR *dir, const char **name, struct error *err)
 {
 	struct dirent *entry;
+
+	do {
+		errno = 0;
+		entry = readdir(dir);
+	} while (entry && entry->d_name[0] == '.');
+	if (!entry && errno)
+		return error_set(err, EXIT_FAILED, "cannot read %s: %s", ledger->path,
+		                 strerror(errno));
+	*name = entry ? entry->d_name : NULL;
+	return entry != NULL;
+}
+
+int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err)
+{
+	const char *name;
+	int result;
 	DIR *dir;
 
 	*names = NULL;
@@ -306,36 +383,20 @@ int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct err
 	if (!dir)
 		return error_set(err, EXIT_FAILED, "cannot read %s: %s", ledger->path,
 		                 strerror(errno));
-	while ((entry = readdir(dir))) {
-		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
-		if (entry->d_name[0] == '.' || open_vm(ledger, entry->d_name, &vm) < 0)
-			continue;
-		if (is_held(&vm) && (!is_orphan(&vm) || stays_held(&vm)))
-			*array_append(names, count) = xstrdup(entry->d_name);
-		else if (vm.lock >= 0 && reserve_give_back(&vm, err) == 0)
-			remove_dead(ledger, &vm);
-		else if (vm.lock >= 0)
-			error_clear(err); /* the next command tries again */
-		else
-			/* No VM's, unless its launcher died before it had the lock. */
-			unlinkat(ledger->dirfd, entry->d_name, AT_REMOVEDIR);
-	}
+	while ((result = next_name(ledger, dir, &name, err)) > 0 &&
+	       (result = sweep_one(ledger, name, err)) >= 0)
+		if (result)
+			*array_append(names, count) = xstrdup(name);
 	closedir(dir);
+	if (result < 0) {
+		free_names(*names, *count);
+		*names = NULL;
+		*count = 0;
+		return -1;
+	}
 	if (*count)
 		qsort(*names, *count, sizeof(**names), compare_names);
 	return 0;
-}
-
-static void free_names(char **names, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		free(names[i]);
-	free(names);
-}
-
-static bool is_absent(const struct vm_dir *vm, const char *name)
-{
-	return faccessat(vm->dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 }
 
 /* A VM that has no plan yet, as it waits for room or was refused, or no longer, as it has ended:
@@ -345,10 +406,10 @@ static bool holds_nothing(const struct vm_dir *vm)
 	cleanup_vm_state struct vm_state state = { 0 };
 	cleanup_error struct error ignored = ERROR_INIT;
 
-	if (!is_absent(vm, VM_PLAN))
+	if (!vm_lacks(vm, VM_PLAN))
 		return false;
-	return is_absent(vm, VM_STATE) || (vm_read_state(vm, &state, &ignored) == 0 &&
-	                                   !state.qemu && strcmp(state.state, "starting") == 0);
+	return vm_lacks(vm, VM_STATE) || (vm_read_state(vm, &state, &ignored) == 0 && !state.qemu &&
+	                                  strcmp(state.state, "starting") == 0);
 }
 
 /* Only CPUs: a promise of memory would be a user's word, and could be of all that there is. What a
@@ -376,8 +437,10 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 	for (size_t i = 0; i < count && result == 0; i++) {
 		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 		cleanup_plan struct plan *plan = NULL;
-		if (open_vm(ledger, names[i], &vm) < 0)
+		if (open_vm(ledger, names[i], &vm) < 0) {
+			result = is_no_vm(errno) ? 0 : cannot_open(ledger, names[i], err);
 			continue;
+		}
 		if (holds_nothing(&vm))
 			continue;
 		plan = vm_read_plan(&vm, err);
@@ -433,7 +496,10 @@ static int refuse_existing(const struct ledger *ledger, const char *name, struct
 {
 	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 
-	bool free = open_vm(ledger, name, &vm) < 0 || !is_held(&vm);
+	bool opened = open_vm(ledger, name, &vm) == 0;
+	if (!opened && !is_no_vm(errno))
+		return cannot_open(ledger, name, err);
+	bool free = !opened || !is_held(&vm);
 	if (free && vm.dirfd >= 0 && vm_has_cgroup(&vm))
 		return error_set(
 		    err, EXIT_FAILED,

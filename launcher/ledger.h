@@ -70,7 +70,9 @@ void ledger_close(struct ledger *ledger);
 	}
 
 /* Removes the directories of dead VMs, ends a QEMU that was left paused by a launcher that died,
- * and returns the names of the VMs that live (sorted; the caller frees each and the list). */
+ * and returns the names of the VMs that live (sorted; the caller frees each and the list). What a
+ * dead one holds and cannot be given back now is left to the next command, and told (log.h). -1 and
+ * an error if a VM cannot be looked at: it may live. */
 int ledger_sweep(struct ledger *ledger, char ***names, size_t *count, struct error *err);
 
 /* What all living VMs hold; for root, the CPUs of users' VMs too. NULL and an error if it cannot be
@@ -91,8 +93,9 @@ int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struc
 /* Opens the directory of a living VM. EXIT_FAILED: no such VM, with the nearest name. */
 int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err);
 
-/* Removes a VM's cgroups, its directory and everything in it. Whoever has no ledger locked and
- * knows of cgroups locks it before. */
+/* Removes a VM's cgroups, its directory and everything in it; tells (log.h) if a cgroup has to
+ * stay, with the file that names it, until the next command. Whoever has no ledger locked and knows
+ * of cgroups locks it before. */
 void vm_dir_remove(struct vm_dir *vm);
 void vm_dir_close(struct vm_dir *vm);
 #define cleanup_vm_dir __attribute__((cleanup(vm_dir_close)))
@@ -107,11 +110,14 @@ struct json_object *vm_read_json(const struct vm_dir *vm, const char *name, stru
 int vm_write_json(const struct vm_dir *vm, const char *name, struct json_object *json,
                   struct error *err);
 
+/* Whether there is no such file. Not, if that cannot be told: what the VM holds is in its files. */
+bool vm_lacks(const struct vm_dir *vm, const char *name);
+
 struct plan *vm_read_plan(const struct vm_dir *vm, struct error *err);
 int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error *err);
 int vm_read_state(const struct vm_dir *vm, struct vm_state *state, struct error *err);
 int vm_write_state(const struct vm_dir *vm, const struct vm_state *state, struct error *err);
-bool vm_has_cgroup(const struct vm_dir *vm);
+bool vm_has_cgroup(const struct vm_dir *vm); /* or that cannot be told */
 
 /* The VM's cgroups; NULL, without an error, if it has none. The caller frees them. */
 int vm_read_cgroup(const struct vm_dir *vm, struct cgroup **cgroup, struct error *err);

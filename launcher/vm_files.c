@@ -104,9 +104,14 @@ int vm_write_plan(const struct vm_dir *vm, const struct plan *plan, struct error
 	return vm_write_json(vm, VM_PLAN, json, err);
 }
 
+bool vm_lacks(const struct vm_dir *vm, const char *name)
+{
+	return faccessat(vm->dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+}
+
 bool vm_has_cgroup(const struct vm_dir *vm)
 {
-	return faccessat(vm->dirfd, VM_CGROUP, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	return !vm_lacks(vm, VM_CGROUP);
 }
 
 int vm_read_cgroup(const struct vm_dir *vm, struct cgroup **cgroup, struct error *err)

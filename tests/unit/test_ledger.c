@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -142,6 +143,24 @@ static void end(pid_t pid)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
+/* So many more files can be opened, until this is called with LIMITLESS: a look fails at its first
+ * open(2), at its second, and so on. */
+enum { LIMITLESS = -1, LOOKS = 12 };
+static void allow_files(int more)
+{
+	static rlim_t before;
+	struct rlimit limit;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	if (!before)
+		before = limit.rlim_cur;
+	int next = more < 0 ? -1 : dup(0);
+	limit.rlim_cur = more < 0 ? before : (rlim_t)(next + more);
+	if (next >= 0)
+		close(next);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
 static void without_a_directory_there_are_no_vms(void **state)
 {
 	cleanup_ledger struct ledger ledger = LEDGER_INIT;
@@ -216,6 +235,33 @@ static void claims_are_those_of_the_living(void **state)
 	assert_string_equal(one->list[0].vm, "b");
 }
 
+static void a_vm_that_cannot_be_looked_at_is_not_overlooked(void **state)
+{
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	int refused = 0, seen = 0;
+
+	(void)state;
+	add(&ledger, "a", "1", &vm);
+	for (int more = 0; more < LOOKS; more++) {
+		cleanup_error struct error err = ERROR_INIT, not_found = ERROR_INIT;
+		cleanup_vm_dir struct vm_dir found = VM_DIR_INIT;
+		allow_files(more);
+		cleanup_claims struct claims *claims = ledger_claims(&ledger, &err);
+		int result = ledger_find(&ledger, "a", &found, &not_found);
+		allow_files(LIMITLESS);
+		if (claims)
+			assert_set(claims->dedicated, "1");
+		else
+			assert_refused(&err, EXIT_FAILED, "Too many open files");
+		if (result < 0)
+			assert_refused(&not_found, EXIT_FAILED, "Too many open files");
+		refused += !claims;
+		seen += claims != NULL;
+	}
+	assert_true(refused > 0 && seen > 0);
+}
+
 static void a_vm_with_a_damaged_plan_stops_the_next_claim(void **state)
 {
 	cleanup_ledger struct ledger ledger = open_ledger();
@@ -276,6 +322,77 @@ static void a_qemu_left_paused_by_a_dead_launcher_is_ended(void **state)
 	assert_true(kernel_wait_gone(pidfd, 0));
 	assert_false(exists(*state, "a"));
 	assert_int_equal(waitpid(qemu, NULL, 0), qemu);
+}
+
+static void a_start_outlives_who_cannot_see_its_launcher(void **state)
+{
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	cleanup_error struct error err = ERROR_INIT;
+	struct vm_state written = { .state = "starting", .spec = "s", .serial = "none" };
+
+	(void)state;
+	add(&ledger, "a", "1", &vm);
+	written.launcher = idle_child();
+	written.launcher_start = kernel_start_time(written.launcher);
+	written.qemu = idle_child();
+	written.qemu_start = kernel_start_time(written.qemu);
+	assert_int_equal(vm_write_state(&vm, &written, &err), 0);
+	vm_dir_close(&vm);
+	for (int more = 0; more < LOOKS; more++) {
+		cleanup_error struct error ignored = ERROR_INIT;
+		char **names;
+		size_t count;
+		allow_files(more);
+		ledger_sweep(&ledger, &names, &count, &ignored);
+		allow_files(LIMITLESS);
+		for (size_t i = 0; i < count; i++)
+			free(names[i]);
+		free(names);
+	}
+	assert_living(&ledger, "a");
+	assert_int_equal(waitpid(written.qemu, NULL, WNOHANG), 0);
+	end(written.launcher);
+	end(written.qemu);
+}
+
+/* The cgroup is a directory as any other here. */
+static void a_cgroup_is_not_forgotten_before_it_is_removed(void **state)
+{
+	struct runtime *runtime = *state;
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_free char *directory = xasprintf("%s/ancla-a", runtime->above);
+	struct cgroup cgroup = {
+		.version = 1, .name = "a", .parent = runtime->above, .limits = directory
+	};
+	int kept = 0, removed = 0;
+
+	for (int more = 0; more < LOOKS; more++) {
+		cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+		cleanup_error struct error err = ERROR_INIT;
+		char **names;
+		size_t count;
+		add(&ledger, "a", "1", &vm);
+		assert_int_equal(mkdir(directory, 0700), 0);
+		assert_int_equal(vm_write_cgroup(&vm, &cgroup, &err), 0);
+		vm_dir_close(&vm); /* it dies */
+		allow_files(more);
+		int result = ledger_sweep(&ledger, &names, &count, &err);
+		allow_files(LIMITLESS);
+		for (size_t i = 0; i < count; i++)
+			free(names[i]);
+		free(names);
+		if (access(directory, F_OK) == 0) {
+			assert_true(exists(runtime, "a/cgroup.json"));
+			kept++;
+		} else {
+			removed += result == 0;
+		}
+		assert_living(&ledger, "");
+		assert_int_equal(access(directory, F_OK), -1);
+		assert_false(exists(runtime, "a"));
+	}
+	assert_true(kept > 0 && removed > 0);
 }
 
 static void a_running_qemu_outlives_its_launcher(void **state)
@@ -693,9 +810,12 @@ int main(void)
 		test(a_vm_is_found_while_its_lock_is_held),
 		test(whoever_inherits_the_lock_keeps_the_vm),
 		test(claims_are_those_of_the_living),
+		test(a_vm_that_cannot_be_looked_at_is_not_overlooked),
 		test(a_vm_with_a_damaged_plan_stops_the_next_claim),
 		test(a_vm_that_is_refused_or_ending_holds_nothing),
 		test(a_qemu_left_paused_by_a_dead_launcher_is_ended),
+		test(a_start_outlives_who_cannot_see_its_launcher),
+		test(a_cgroup_is_not_forgotten_before_it_is_removed),
 		test(a_running_qemu_outlives_its_launcher),
 		test(the_state_is_read_back_and_distrusted),
 		test(a_directory_that_others_could_have_made_is_refused),
