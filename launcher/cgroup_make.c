@@ -36,27 +36,48 @@ static int make_directory(const struct cgroup *cgroup, const char *directory, st
 	    directory, strerror(errno), cgroup->parent);
 }
 
-static bool is_enabled(const char *directory, const char *controller)
+static int cannot_read(const char *directory, const char *what, struct error *err)
+{
+	return error_set(err, EXIT_FAILED, "cannot read %s of the cgroup %s: %s", what, directory,
+	                 strerror(errno));
+}
+
+/* 1, 0, or -1 if it cannot be read. */
+static int is_enabled(const char *directory, const char *controller, struct error *err)
 {
 	cleanup_free char *text = cgroup_read(directory, "cgroup.subtree_control");
 	char *rest = text, *word;
 
+	if (!text)
+		return cannot_read(directory, "cgroup.subtree_control", err);
 	while ((word = strsep(&rest, " ")))
 		if (strcmp(word, controller) == 0)
-			return true;
-	return false;
+			return 1;
+	return 0;
+}
+
+/* The controllers that a VM has turned on: 1, 0 if there are none, or -1. */
+static int read_noted(const char *parent, char *noted, size_t size, struct error *err)
+{
+	ssize_t length = getxattr(parent, ENABLED_ATTRIBUTE, noted, size - 1);
+
+	if (length < 0 && errno != ENODATA && errno != ENOTSUP && errno != ENOENT)
+		return cannot_read(parent, "the attribute " ENABLED_ATTRIBUTE, err);
+	noted[length > 0 ? length : 0] = '\0';
+	return length > 0;
 }
 
 /* Turns a controller on for the cgroups below the one that ancla runs in, and notes that it did. */
 static int enable(const char *parent, const char *controller, struct error *err)
 {
-	char noted[128] = "", words[256];
+	char noted[128], words[256];
 	cleanup_free char *on = xasprintf("+%s", controller);
+	int enabled = is_enabled(parent, controller, err);
 
-	if (is_enabled(parent, controller))
-		return 0;
-	if (getxattr(parent, ENABLED_ATTRIBUTE, noted, sizeof(noted) - 1) < 0)
-		*noted = '\0';
+	if (enabled)
+		return enabled < 0 ? -1 : 0;
+	if (read_noted(parent, noted, sizeof(noted), err) < 0)
+		return -1;
 	snprintf(words, sizeof(words), "%s%s ", noted, controller);
 	if (setxattr(parent, ENABLED_ATTRIBUTE, words, strlen(words), 0) == 0 &&
 	    cgroup_write(parent, "cgroup.subtree_control", on) == 0)
@@ -72,31 +93,40 @@ static int enable(const char *parent, const char *controller, struct error *err)
 	                      : "");
 }
 
-static bool has_vms(const char *parent)
+/* 1, 0, or -1 if it cannot be read. */
+static int has_vms(const char *parent, struct error *err)
 {
 	DIR *dir = opendir(parent);
 	struct dirent *entry;
 	bool found = false;
 
-	while (dir && !found && (entry = readdir(dir)))
+	if (!dir)
+		return errno == ENOENT ? 0 : cannot_read(parent, "what is below", err);
+	while (!found && (errno = 0, entry = readdir(dir)))
 		found = entry->d_type == DT_DIR &&
 		        strncmp(entry->d_name, NAME_PREFIX, strlen(NAME_PREFIX)) == 0;
-	if (dir)
-		closedir(dir);
-	return found;
+	int result = found ? 1 : errno ? cannot_read(parent, "what is below", err) : 0;
+	closedir(dir);
+	return result;
 }
 
-static void disable_all(const char *parent)
+/* Unless other VMs need them, or may. */
+static int disable_all(const char *parent, struct error *err)
 {
-	char noted[128] = "", *rest = noted, *word;
+	char noted[128], *rest = noted, *word;
+	int found = has_vms(parent, err);
 
-	if (has_vms(parent) || getxattr(parent, ENABLED_ATTRIBUTE, noted, sizeof(noted) - 1) <= 0)
-		return;
+	if (found)
+		return found < 0 ? -1 : 0;
+	if (read_noted(parent, noted, sizeof(noted), err) < 0)
+		return -1;
 	while ((word = strsep(&rest, " ")) && *word) {
 		cleanup_free char *off = xasprintf("-%s", word);
 		cgroup_write(parent, "cgroup.subtree_control", off);
 	}
-	removexattr(parent, ENABLED_ATTRIBUTE);
+	if (*noted)
+		removexattr(parent, ENABLED_ATTRIBUTE);
+	return 0;
 }
 
 static int make_limits(const struct plan *plan, struct error *err)
@@ -217,6 +247,19 @@ static int remove_directory(const char *directory, struct error *err)
 	return 0;
 }
 
+/* What the kernel refuses is left; what cannot be read is for the next time. */
+static int give_back_exclusive(const struct cgroup *cgroup, const char *directory,
+                               struct error *err)
+{
+	cleanup_free char *list = cgroup_read(directory, "cpuset.cpus.exclusive");
+
+	if (!list && errno != ENOENT)
+		return cannot_read(directory, "cpuset.cpus.exclusive", err);
+	if (list)
+		change_exclusive(cgroup, directory, false);
+	return 0;
+}
+
 int cgroup_remove(const struct cgroup *cgroup, struct error *err)
 {
 	if (cgroup->partition) {
@@ -228,8 +271,7 @@ int cgroup_remove(const struct cgroup *cgroup, struct error *err)
 	if (cgroup->limits && remove_directory(cgroup->limits, err) < 0)
 		return -1;
 	for (size_t i = cgroup->n_exclusive; i-- > 0;)
-		change_exclusive(cgroup, cgroup->exclusive[i], false);
-	if (cgroup->version == 2)
-		disable_all(cgroup->parent);
-	return 0;
+		if (give_back_exclusive(cgroup, cgroup->exclusive[i], err) < 0)
+			return -1;
+	return cgroup->version == 2 ? disable_all(cgroup->parent, err) : 0;
 }
