@@ -82,24 +82,26 @@ static int journal_read(const struct vm_dir *vm, struct journal *journal, struct
 
 bool reserve_is_owed(const struct vm_dir *vm)
 {
-	return faccessat(vm->dirfd, VM_RESERVED, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	return !vm_lacks(vm, VM_RESERVED);
 }
 
 /* ---- the kernel's counts ---- */
 
-static int64_t surplus(const char *directory)
-{
-	int64_t count = read_number("%s/surplus_hugepages", directory);
+struct counts {
+	int64_t persistent; /* there to stay */
+	int64_t surplus;    /* these go when they are no longer used */
+};
 
-	return count > 0 ? count : 0;
-}
-
-/* The pages that are there to stay: surplus ones go when they are no longer used. */
-static int64_t persistent(const char *directory)
+static int read_counts(const char *directory, struct counts *counts, struct error *err)
 {
 	int64_t all = read_number("%s/nr_hugepages", directory);
+	int64_t surplus = read_number("%s/surplus_hugepages", directory);
 
-	return all < 0 ? -1 : all - surplus(directory);
+	if (all < 0 || surplus < 0)
+		return error_set(err, EXIT_GRANT, "cannot read the counts of huge pages in %s",
+		                 directory);
+	*counts = (struct counts){ all - surplus, surplus };
+	return 0;
 }
 
 static int write_number(const char *path, int64_t number, struct error *err)
@@ -115,21 +117,26 @@ static int write_number(const char *path, int64_t number, struct error *err)
 	                 path, strerror(errno));
 }
 
-/* What has happened of the change that was under way. */
-static void settle(struct reserved *reserved, const char *directory)
+/* What has happened of the change that was under way. Where that cannot be seen, it stays under
+ * way.
+ */
+static int settle(struct reserved *reserved, const char *directory, struct error *err)
 {
-	int64_t moved = persistent(directory) - reserved->from;
 	int64_t least = reserved->change < 0 ? reserved->change : 0;
 	int64_t most = reserved->change > 0 ? reserved->change : 0;
+	struct counts now;
 
-	moved = moved < least ? least : moved > most ? most : moved;
-	reserved->owed += moved;
+	if (read_counts(directory, &now, err) < 0)
+		return -1;
+	int64_t moved = now.persistent - reserved->from;
+	reserved->owed += moved < least ? least : moved > most ? most : moved;
 	reserved->change = 0;
+	return 0;
 }
 
 /* Writes how many pages all nodes shall have, of which the kernel adds or takes on this one: the
  * policy of the thread says so (hugetlbpage.rst, nr_hugepages_mempolicy). */
-static int write_by_policy(int node, const char *all, int64_t change, struct error *err)
+static int write_by_policy(int node, const char *all, int64_t wanted, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/nr_hugepages_mempolicy", all);
 	cleanup_bitmap hwloc_bitmap_t nodes = xbitmap();
@@ -142,21 +149,24 @@ static int write_by_policy(int node, const char *all, int64_t change, struct err
 		                 strerror(errno));
 	if (memory_policy_of_thread(MEM_POLICY_RESTRICTIVE, nodes, err) < 0)
 		return -1;
-	int result = write_number(path, persistent(all) + change, err);
+	int result = write_number(path, wanted, err);
 	/* It takes the number of bits plus one. */
 	syscall(SYS_set_mempolicy, mode, before, NODES + 1);
 	return result;
 }
 
-static int write_change(int node, const char *directory, const char *all, int64_t change,
-                        struct error *err)
+static int write_change(int node, const char *directory, const struct counts *own, int64_t change,
+                        const char *all, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/nr_hugepages", directory);
-	int64_t wanted = persistent(directory) + change;
+	int64_t wanted = own->persistent + change;
+	struct counts whole;
 
+	if (read_counts(all, &whole, err) < 0)
+		return -1;
 	/* Kernels before 6.7 add the surplus of other nodes to what is written here. */
-	if (surplus(all) > surplus(directory))
-		return write_by_policy(node, all, change, err);
+	if (whole.surplus > own->surplus)
+		return write_by_policy(node, all, whole.persistent + change, err);
 	return write_number(path, wanted > 0 ? wanted : 0, err);
 }
 
@@ -167,16 +177,17 @@ static int change_pages(const struct vm_dir *vm, struct journal *journal, struct
 	cleanup_free char *directory = memory_huge_directory(reserved->node, reserved->page_size);
 	cleanup_free char *all = memory_huge_directory(-1, reserved->page_size);
 
-	reserved->from = persistent(directory);
-	if (reserved->from < 0)
-		return error_set(err, EXIT_GRANT, "%s cannot be read: no huge pages there",
-		                 directory);
-	reserved->change = change;
-	if (journal_write(vm, journal, err) < 0)
+	struct counts before;
+
+	if (read_counts(directory, &before, err) < 0)
 		return -1;
-	int result = write_change(reserved->node, directory, all, change, err);
-	settle(reserved, directory);
-	return result < 0 ? -1 : journal_write(vm, journal, err);
+	reserved->from = before.persistent;
+	reserved->change = change;
+	if (journal_write(vm, journal, err) < 0 ||
+	    write_change(reserved->node, directory, &before, change, all, err) < 0 ||
+	    settle(reserved, directory, err) < 0)
+		return -1;
+	return journal_write(vm, journal, err);
 }
 
 /* Moves what is in use together, so that whole huge pages become free
@@ -279,10 +290,14 @@ static int grow_node(const struct vm_dir *vm, const struct plan *plan, struct jo
 {
 	cleanup_free char *directory = memory_huge_directory((int)need->node->id, page_size);
 	/* The kernel begins with the surplus pages, which are in use: it lets them stay. */
-	int64_t used = surplus(directory);
-	int64_t missing = used + (int64_t)(need->wanted - need->free);
-	struct reserved *reserved = array_append(&journal->list, &journal->count);
+	int64_t used, missing;
+	struct counts before;
 
+	if (read_counts(directory, &before, err) < 0)
+		return -1;
+	used = before.surplus;
+	missing = used + (int64_t)(need->wanted - need->free);
+	struct reserved *reserved = array_append(&journal->list, &journal->count);
 	reserved->node = (int)need->node->id;
 	reserved->page_size = page_size;
 	if (change_pages(vm, journal, reserved, missing, err) < 0)
@@ -348,8 +363,8 @@ int reserve_give_back(const struct vm_dir *vm, struct error *err)
 		struct reserved *reserved = &journal.list[i];
 		cleanup_free char *directory =
 		    memory_huge_directory(reserved->node, reserved->page_size);
-		if (reserved->change)
-			settle(reserved, directory);
+		if (reserved->change && settle(reserved, directory, err) < 0)
+			return -1;
 		if (reserved->owed > 0 &&
 		    change_pages(vm, &journal, reserved, -reserved->owed, err) < 0)
 			return -1;
