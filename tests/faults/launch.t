@@ -1,5 +1,6 @@
 # A launch whose system calls fail, or that is killed in the middle, or whose QEMU is, leaves nothing
-# behind; and what it says it did is done. So does one that takes a VM over, and a stop.
+# behind; and what it says it did is done. So does one that takes a VM over, and a stop. Who runs beside
+# it keeps what he has.
 use strict;
 use warnings;
 use FindBin;
@@ -17,18 +18,16 @@ sub launched {
 	push @wrong, "it runs, but: $result->{verified}{out}$result->{verified}{err}"
 		if $result->{ran} && $result->{verified}{exit} && $result->{verified}{exit} != 1;
 	# Without the command its supervisor goes on, or ends.
-	push @wrong, 'it neither runs nor ends' unless eventually(20, sub { !our_processes() || state_of() eq 'running' && !Faults::guards() });
+	push @wrong, 'it neither runs nor ends' unless eventually(20, sub { !ours() || state_of() eq 'running' && !Faults::guards() });
 	my @differs = pid_of() && state_of() eq 'running' ? is_verified() : ();
 	push @wrong, @differs if @differs && !eventually(5, sub { !pid_of() });
 	# Where the supervisor could not tell the command, it has ended the VM: then that is an error.
 	push @wrong, 'nothing runs' if ($result->{err} // '') =~ /^ancla: $vm runs/m && !$result->{exit} && !pid_of() && $how->[0] !~ /qemu/ && !$result->{ran};
-	return @wrong, end_vm();
+	return @wrong, is_unharmed($how), end_vm();
 }
 
 try_all(command => [ 'run', $path ], qemu => 'ours', after => \&launched,
 	stays => sub { state_of() eq 'running' }, end => sub { run_ancla('stop', '--force', $vm) });
-
-try_all(command => [ 'start', $path ], qemu => 'ours', after => \&launched);
 
 # Who takes a VM over takes nothing from it, except when he ends it.
 sub end_supervisor {
@@ -48,7 +47,13 @@ try_all(command => [ 'run', '--attach', $vm ], qemu => 'theirs', exit => 137, mo
 		return pid_of() ? is_verified() : 'the VM is gone';
 	});
 
-try_all(command => [ 'stop', '--force', $vm ], qemu => 'theirs', ready => \&a_vm, after => sub { return end_vm() });
+end_vm();
+a_neighbour() or BAIL_OUT('no neighbour');
+
+try_all(command => [ 'start', $holding ], qemu => 'ours', after => \&launched);
+
+try_all(command => [ 'stop', '--force', $vm ], qemu => 'theirs', ready => sub { return a_vm($holding) },
+	after => sub { return is_unharmed($_[1]), end_vm() });
 
 told_all();
 done_testing;

@@ -16,7 +16,7 @@ for ([ 'check', $path ], [ 'plan', $path ], ['host']) {
 my $runs = sub {
 	my ($result, $how) = @_;
 	return end_vm() if $how->[0] eq '--kill-qemu';
-	return pid_of() ? is_verified() : 'the VM is gone';
+	return told_of_none($result, $how, $vm), pid_of() ? is_verified() : 'the VM is gone';
 };
 for ([ 'verify', $vm ], [ 'status', $vm ], ['list']) {
 	try_all(command => $_, ready => \&a_vm, qemu => 'theirs', after => $runs);

@@ -15,8 +15,9 @@ use Exporter qw(import);
 use Test::More import => [qw(diag fail is note)];
 
 our @EXPORT = qw(
-	$vm $path $pages try_all told_all snapshot state_of pid_of launcher_of
-	no_vm a_vm is_verified end_vm remains was_killed
+	$vm $path $holding $pages try_all told_all snapshot state_of pid_of launcher_of
+	no_vm a_vm is_verified end_vm remains was_killed told_of_none
+	$beside a_neighbour is_unharmed ours
 );
 
 my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
@@ -60,6 +61,14 @@ my %calls = (
 # ---- the VM to which it is done ----
 
 our $vm = "victim$$"; # other tests may run beside this
+# All that a VM may hold of the host: huge pages of which some are missing, a cgroup. It leaves CPU 1 to
+# its neighbour.
+our $holding = tmpdir() . '/holding.json';
+rename make_spec(spec($vm, {
+	vcpus => 2, iothreads => ['io0'], memory => '40MiB',
+	'memory-backing' => $pages ? { hugepages => { size => '2MiB', reserve => 'grow' }, 'host-nodes' => '0' } : { prealloc => TRUE, 'host-nodes' => '0' },
+	cputune => { vcpupin => { 0 => '0', 1 => '0' }, emulatorpin => '0', iothreadpin => { io0 => '0' }, shares => 512 },
+})), $holding or die "$holding: $!";
 our $path = make_spec(spec($vm, {
 	vcpus => 2, 'max-vcpus' => 3, iothreads => ['io0'], serial => 'socket',
 	'memory-backing' => $pages ? { hugepages => '2MiB', 'host-nodes' => '0' } : { prealloc => TRUE, 'host-nodes' => '0' },
@@ -68,6 +77,7 @@ our $path = make_spec(spec($vm, {
 		emulatorsched => { scheduler => 'batch' } },
 }));
 my $text = AnclaTest::slurp($path);
+our $total = hugepages_total();
 
 sub in_run { return AnclaTest::peek(runtime_dir() . "/$vm/$_[0]") }
 sub state_file { return json(in_run('state.json') || '{}') }
@@ -103,21 +113,70 @@ sub restore_spec {
 }
 
 sub no_vm { return 1 }
-sub a_vm { restore_spec(); return pid_of() || run_ancla('start', $path)->{exit} == 0 }
+sub a_vm { restore_spec(); return pid_of() || run_ancla('start', $_[0] // $path)->{exit} == 0 }
 sub is_verified { my $result = run_ancla('verify', $vm); return $result->{exit} == 0 ? () : "verify: $result->{out}$result->{err}" }
 sub end_vm { run_ancla('stop', '--force', $vm) if pid_of(); return remains() }
 
 # Guards: those that have not decided yet whether QEMU may live, and those that wait for its end.
-sub guards { return grep { (AnclaTest::peek("/proc/$_/comm") // '') eq "ancla-guard\n" } map { /^(\d+)/ } our_processes() }
+sub guards { return grep { (AnclaTest::peek("/proc/$_/comm") // '') eq "ancla-guard\n" } map { /^(\d+)/ } ours() }
 
 # What is left of a VM that should be gone: processes and pages now, files after the next command.
 sub remains {
 	my @left;
-	push @left, our_processes() unless wait_all_gone();
+	push @left, ours() unless eventually(20, sub { !ours() });
+	# Those that are free anyhow, less what was not given back yet.
 	push @left, 'huge pages: ' . hugepages_free() . ' free' if $pages && !eventually(5, sub { hugepages_free() >= $free + 16 });
 	run_ancla('list');
-	push @left, leftovers(), vm_cgroups(cgroup_root('cpu'), $vm);
+	push @left, grep { !of_neighbour($_) } leftovers();
+	push @left, vm_cgroups(cgroup_root('cpu'), $vm);
+	push @left, 'huge pages: ' . hugepages_total() . " of $total" if $pages && hugepages_total() != $total;
 	return @left;
+}
+
+# ---- who is there beside it ----
+
+# A VM that has CPU 1 for itself alone, while it is there.
+our $beside = "beside$$";
+my $beside_path = make_spec(spec($beside, { memory => '16MiB', placement => { 'cpu-policy' => 'dedicated' },
+	cputune => { vcpupin => { 0 => '1' }, emulatorpin => '0' } }));
+my ($beside_pid, %of_neighbour);
+
+sub a_neighbour {
+	return 1 if $beside_pid && is_running($beside_pid);
+	return 0 unless run_ancla('start', $beside_path)->{exit} == 0 && ($beside_pid = qemu_of($beside));
+	%of_neighbour = map { /^(\d+)/ ? ($1 => 1) : () } our_processes();
+	return 1;
+}
+
+sub of_neighbour { return $_[0] =~ /^(?:process )?(\d+)/ ? $of_neighbour{$1} : $_[0] =~ m{/\Q$beside\E(?:/|$)} }
+sub ours { return grep { !of_neighbour($_) } our_processes() }
+
+# What is wrong with the neighbour: it is as it was, and has its CPU alone. (Where the kernel says that
+# there is no file, there is none.)
+sub is_unharmed {
+	my ($how) = @_;
+	return unless $beside_pid;
+	return "$beside does not run" unless is_running($beside_pid);
+	my $result = run_ancla('verify', $beside);
+	my @wrong = $result->{exit} == 0 ? () : "verify $beside: $result->{out}$result->{err}";
+	my $pid = pid_of();
+	push @wrong, map { "on the CPU of $beside: $_->{name} ($_->{cpus})" } grep { $_->{cpus} =~ /1/ } tasks($pid)
+		if $pid && ($how->[4] // 0) != ENOENT;
+	return @wrong;
+}
+
+sub end_neighbour {
+	run_ancla('stop', '--force', $beside) if $beside_pid;
+	$beside_pid = undef;
+	return;
+}
+
+# A command that is wrong on what runs. (Where the kernel says that there is no file, there is none.)
+sub told_of_none {
+	my ($result, $how, $name) = @_;
+	return if ($how->[4] // 0) == ENOENT || ($how->[0] ne '--fail');
+	return "it says that $name does not run: $result->{err}" if $result->{err} =~ /no VM "\Q$name\E"/;
+	return;
 }
 
 # ---- cases ----
@@ -170,7 +229,9 @@ sub cases {
 	for (@calls) {
 		my ($role, $call, $nth, $qemu) = @$_;
 		my ($name, @errors) = @{ $calls{$call} // [] } or next;
+		next if $try->{calls} && $name !~ /^(?:$try->{calls})$/;
 		push @cases, [ [ '--fail', $role, $call, $nth, $_ ], "$name $nth of role $role: " . do { local $! = $_; "$!" } ] for @errors;
+		next if $try->{fails};
 		push @cases, [ [ '--kill', $role, $call, $nth ], "killed before $name $nth of role $role" ];
 		push @cases, [ [ '--kill-after', $role, $call, $nth ], "killed after $name $nth of role $role" ] if $nth % 4 == 0;
 		push @cases, [ [ '--kill-qemu', $role, $call, $nth ], "QEMU killed before $name $nth of role $role" ]
@@ -205,12 +266,16 @@ my ($tried, %ends) = (0);
 #   stays  of a command that stays: true once it does; then `end` ends it
 #   most   of a call by one role, where it repeats as long as the guest talks
 #   exit   of the run without a fault (0)
+#   calls  only these, a pattern of names
+#   fails  true: calls fail, and nobody is killed
+#   least  every so manieth case is tried at least, whatever ANCLA_FAULTS says
 sub try_all {
 	my (%try) = (qemu => '', ready => \&no_vm, @_);
 	my $what = "@{ $try{command} }" =~ s/\Q@{[tmpdir()]}\E\///gr;
 	$try{ready}->() or return fail("$what: is not ready");
 	my @all = cases(\%try, table(\%try));
-	my @cases = @all[ grep { $_ % $step == $from } 0 .. $#all ];
+	my $each = $try{least} && $try{least} < $step ? $try{least} : $step;
+	my @cases = @all[ grep { $_ % $each == $from % $each } 0 .. $#all ];
 	my (@wrong, %codes);
 	my $started = time;
 	for my $case (@cases) {
@@ -222,7 +287,7 @@ sub try_all {
 		push @wrong, "$what: $name: " . join '; ', @faults if @faults;
 		if (@faults) {
 			diag $wrong[-1];
-			kill KILL => map { /^(\d+)/ } our_processes();
+			kill KILL => map { /^(\d+)/ } ours();
 			run_ancla('list');
 		}
 		$_->{ $result->{exit} // 'none' }++ for \%codes, \%ends;
@@ -235,6 +300,7 @@ sub try_all {
 # The last word of a test.
 sub told_all {
 	run_ancla('stop', '--force', $vm) if pid_of();
+	end_neighbour();
 	note "tried $tried cases; exit codes: " . join ', ', map { "$_: $ends{$_}" } sort keys %ends;
 	return clean 'nothing is left', $free;
 }
