@@ -4,7 +4,6 @@
  * at the latest after the time limit its whole process group is killed. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "caps_parts.h"
+#include "child.h"
 #include "waits.h"
 #include "util.h"
 
@@ -66,8 +66,10 @@ static bool arrange_descriptors(int monitor, int output)
 	output = fcntl(output, F_DUPFD_CLOEXEC, 10);
 	return dup2(null, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
 	       dup2(output, STDERR_FILENO) >= 0 && dup2(monitor, MONITOR_FD) >= 0 &&
-	       syscall(SYS_close_range, MONITOR_FD + 1, ~0U, 0) == 0;
+	       child_close_others(MONITOR_FD + 1, NULL, 0) == 0;
 }
+
+#define FAILED "cannot arrange its descriptors: %s\n"
 
 static _Noreturn void run_child(char *const argv[], pid_t parent, int monitor, int output)
 {
@@ -78,10 +80,16 @@ static _Noreturn void run_child(char *const argv[], pid_t parent, int monitor, i
 	reset_signals();
 	setrlimit(RLIMIT_CORE, &no_core);
 	/* The launcher may have died before the prctl. */
-	if (getppid() == parent && arrange_descriptors(monitor, output)) {
-		execv(argv[0], argv);
-		dprintf(STDERR_FILENO, "%s\n", strerror(errno));
+	if (getppid() != parent)
+		_exit(127);
+	if (!arrange_descriptors(monitor, output)) {
+		const char *why = strerror(errno);
+		if (dprintf(output, FAILED, why) < 0) /* it is in its place already */
+			dprintf(STDERR_FILENO, FAILED, why);
+		_exit(127);
 	}
+	execv(argv[0], argv);
+	dprintf(STDERR_FILENO, "%s\n", strerror(errno));
 	_exit(127);
 }
 

@@ -20,30 +20,34 @@ static int next_kept(unsigned from, const int *keep, size_t n_keep)
 }
 
 /* All at once; one by one where a container's seccomp profile does not know close_range(2). */
-static void close_span(unsigned from, unsigned to)
+static int close_span(unsigned from, unsigned to)
 {
-	DIR *directory = close_range(from, to, 0) == 0 ? NULL : opendir("/proc/self/fd");
-
+	if (close_range(from, to, 0) == 0)
+		return 0;
+	DIR *directory = opendir("/proc/self/fd");
 	if (!directory)
-		return;
-	for (struct dirent *entry; (entry = readdir(directory));) {
+		return -1;
+	for (struct dirent *entry; (errno = 0, entry = readdir(directory));) {
 		unsigned fd = (unsigned)atoi(entry->d_name);
 		if (*entry->d_name != '.' && fd >= from && fd <= to && (int)fd != dirfd(directory))
 			close((int)fd);
 	}
+	int reason = errno;
 	closedir(directory);
+	errno = reason;
+	return reason ? -1 : 0;
 }
 
-void child_close_others(unsigned from, const int *keep, size_t n_keep)
+int child_close_others(unsigned from, const int *keep, size_t n_keep)
 {
 	int next;
 
 	while ((next = next_kept(from, keep, n_keep)) >= 0) {
-		if ((unsigned)next > from)
-			close_span(from, (unsigned)next - 1);
+		if ((unsigned)next > from && close_span(from, (unsigned)next - 1) < 0)
+			return -1;
 		from = (unsigned)next + 1;
 	}
-	close_span(from, ~0u);
+	return close_span(from, ~0u);
 }
 
 pid_t child_fork(const char *name, const int *keep, size_t n_keep)
@@ -56,7 +60,9 @@ pid_t child_fork(const char *name, const int *keep, size_t n_keep)
 	pid_t pid = fork();
 	if (pid == 0) {
 		prctl(PR_SET_NAME, name);
-		child_close_others(0, keep, n_keep);
+		/* What it would hold on to, somebody may wait for in vain. */
+		if (child_close_others(0, keep, n_keep) < 0)
+			_exit(1);
 		return 0;
 	}
 	int reason = errno;

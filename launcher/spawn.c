@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "kernel.h"
 #include "memory.h"
 #include "privileges.h"
@@ -26,12 +27,11 @@ static void child_fail(const char *what)
 	_exit(EXIT_NOT_EXECUTED);
 }
 
-/* Moves the inherited descriptors to their numbers. Both ranges may overlap, so all go above the
- * target range first. */
+/* Moves the inherited descriptors to their numbers, and closes all others. Both ranges may overlap,
+ * so all go above the target range first. */
 static void child_descriptors(const struct command_line *line, const int *fds, int *high)
 {
 	int top = FD_MEMORY + (int)line->n_inherited * 2 + 64;
-	unsigned from = STDERR_FILENO + 1;
 
 	for (size_t i = 0; i < line->n_inherited; i++) {
 		high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, top);
@@ -39,14 +39,12 @@ static void child_descriptors(const struct command_line *line, const int *fds, i
 			child_fail("cannot pass a descriptor to QEMU");
 	}
 	for (size_t i = 0; i < line->n_inherited; i++) {
-		unsigned fd = (unsigned)line->inherited[i].fd;
-		if (dup2(high[i], (int)fd) < 0)
+		if (dup2(high[i], line->inherited[i].fd) < 0)
 			child_fail("cannot pass a descriptor to QEMU");
-		if (fd > from)
-			close_range(from, fd - 1, 0);
-		from = fd + 1;
+		high[i] = line->inherited[i].fd;
 	}
-	close_range(from, ~0u, 0);
+	if (child_close_others(STDERR_FILENO + 1, high, line->n_inherited) < 0)
+		child_fail("cannot close what is not QEMU's");
 }
 
 /* By system call: glibc's signal() does not touch the two that it keeps for itself, which whoever

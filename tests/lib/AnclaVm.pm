@@ -17,7 +17,7 @@ use Clock qw(time);
 our @EXPORT = qw(
 	TRUE FALSE spec linux idle_firmware hear start_vm starts stop_vm status_of qemu_of run_linux run_through linux_agrees
 	qemus kvm_missing kvm role_of all_tasks roles mappings guest_file_bytes
-	wrapper traced with_madvise fresh_modes wait_all_gone clean eventually is_running
+	wrapper traced with_madvise without fresh_modes wait_all_gone clean eventually is_running
 );
 
 use constant { TRUE => JSON::PP::true, FALSE => JSON::PP::false };
@@ -99,6 +99,15 @@ sub traced { return { env => { ASAN_OPTIONS => join ':', $ENV{ASAN_OPTIONS} // (
 sub with_madvise {
 	my ($inject, @words) = @_;
 	return (qw(strace -f -b execve -qq -o /dev/null -e trace=madvise -e), "inject=madvise:$inject", $ENV{ANCLA} // "$BUILD/ancla", @words);
+}
+
+# The words that run a command under a seccomp filter as containers have it: this system call is not permitted.
+sub without {
+	my ($number) = @_;
+	return ('perl', '-e', '
+		my $filter = pack "SCCL" x 4, 0x20, 0, 0, 0, 0x15, 0, 1, shift, 0x06, 0, 0, 0x50001, 0x06, 0, 0, 0x7fff0000;
+		syscall(157, 38, 1, 0, 0, 0) == 0 && syscall(157, 22, 2, pack "S x6 P", 4, $filter) == 0 or die "seccomp: $!";
+		exec @ARGV', $number);
 }
 
 # A terminal's modes before anything was done to it.

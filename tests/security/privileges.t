@@ -34,7 +34,12 @@ my $group = file('group', AnclaTest::slurp('/etc/group') . 'ancladisks:x:' . DIS
 my @with_users = ('unshare', '-m', 'sh', '-c',
 	"mount --bind $passwd /etc/passwd && mount --bind $group /etc/group && exec \"\$\@\"", 'sh');
 
-sub start { my ($spec, @before) = @_; return run_command(@before, $ancla, 'start', make_spec($spec)) }
+# The caller has a file open that is nobody else's business, at places of QEMU's own and above them.
+my $secret = file('secret', 'precious', 0600);
+my @caller = ('perl', '-MPOSIX=dup2', '-e', 'open my $file, "<", shift or die; defined dup2(fileno $file, $_) or die for 4, 10, 25, 900; exec @ARGV', $secret);
+sub holders { my @held = grep { (readlink($_) // '') eq $secret } map { glob "/proc/$_/fd/*" } map { /^(\d+)/ } our_processes(); return @held }
+
+sub start { my ($spec, @before) = @_; return run_command(@caller, @before, $ancla, 'start', make_spec($spec)) }
 
 # Starts a VM, compares every thread of its QEMU with what is expected, verifies, and stops it.
 sub is_who {
@@ -55,6 +60,7 @@ sub is_who {
 		$threads++;
 	}
 	is_deeply \@wrong, [], "$what: every thread is that";
+	is_deeply [ holders() ], [], "$what: neither it nor its supervisor has a descriptor of the caller's";
 	my $verified = run_ancla('verify', '--json', $spec->{name});
 	is $verified->{exit}, 0, "$what: verify agrees" or diag $verified->{out}, $verified->{err};
 	is scalar(grep { $_->{what} =~ /^process: (?:user|group|groups|capabilities|no_new_privs|seccomp)$/ } @{ json($verified)->{checks} }),
@@ -223,6 +229,20 @@ subtest 'an ordinary user' => sub {
 	ended run_command(@as, 'start', $path), 0, qr/runs/, 'may say itself';
 	ended run_command(@as, 'verify', 'user'), 0, qr/process: no_new_privs: 1/, 'and verify';
 	ended run_command(@as, 'stop', '--force', 'user'), 0, qr//, 'and stop';
+};
+
+# Linux before 5.9, or a container's seccomp filter, knows no close_range(2).
+subtest 'without close_range(2)' => sub {
+	use constant CLOSE_RANGE => 436;
+	is_who 'as with it', spec('closed'), {}, without(CLOSE_RANGE);
+	is_who 'also as another user, with files', spec('closed', { %nobody, iothreads => ['io0'], serial => 'socket', disks => [ { file => file('closed-disk', "\0" x 1048576, 0600, NOBODY) } ] }), $who, without(CLOSE_RANGE);
+	is_who 'QEMU can be asked what it can', spec('closed'), {}, 'env', "XDG_CACHE_HOME=$dir/cache", without(CLOSE_RANGE);
+	my $vm = spawn_command(@caller, without(CLOSE_RANGE), $ancla, 'run', make_spec(spec('closed')));
+	ok $vm->wait_for_output(qr/closed runs/), '`run` starts, too' or return;
+	my $pid = qemu_of('closed');
+	is_deeply [ grep { (readlink($_) // '') eq $secret } glob "/proc/$pid/fd/*" ], [], 'and its QEMU has no descriptor of the caller\'s';
+	stop_vm('closed');
+	$vm->wait_exit;
 };
 
 subtest 'what differs is found before the guest runs' => sub {

@@ -2,13 +2,15 @@
  * session, signals; and reported truly when it fails. A shell script stands for QEMU. */
 #include "stages.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -99,12 +101,44 @@ static void nothing_runs_before_the_release(void **state)
 	setting_free(&s);
 }
 
-static void it_has_exactly_the_descriptors_of_the_line(void **state)
+/* As in a container whose seccomp filter does not know these system calls. */
+static void refuse(unsigned number, unsigned other)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, other, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog program = { ARRAY_SIZE(filter), filter };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+		_exit(99);
+}
+
+/* The same in a child without these system calls: the status of its QEMU. */
+static int run_without(const struct setting *s, unsigned number, unsigned other)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		refuse(number, other);
+		_exit(WEXITSTATUS(run(s)));
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void has_exactly_the_descriptors_of_the_line(int (*start)(const struct setting *s))
 {
 	struct setting s;
 	int extra = memfd_create("extra", 0); /* not close-on-exec, and not QEMU's */
 
-	(void)state;
 	setting_init(&s, "ls -l /proc/$$/fd; :");
 	s.inherited[0] = (struct inherited){ INHERIT_MONITOR, 0, 3 };
 	s.inherited[1] = (struct inherited){ INHERIT_LOCK, 0, 5 };
@@ -114,7 +148,7 @@ static void it_has_exactly_the_descriptors_of_the_line(void **state)
 	s.fds[0] = fcntl(memfd_create("a", 0), F_DUPFD, 10);
 	s.fds[1] = memfd_create("b", MFD_CLOEXEC);
 	s.fds[2] = memfd_create("c", MFD_CLOEXEC);
-	assert_int_equal(run(&s), 0);
+	assert_int_equal(start(&s), 0);
 	cleanup_free char *text = log_text(&s);
 	assert_non_null(strstr(text, " 0 -> /dev/null\n"));
 	assert_non_null(strstr(text, " 1 -> /memfd:log (deleted)\n"));
@@ -128,6 +162,35 @@ static void it_has_exactly_the_descriptors_of_the_line(void **state)
 	for (size_t i = 0; i < 3; i++)
 		close(s.fds[i]);
 	close(extra);
+	setting_free(&s);
+}
+
+static void it_has_exactly_the_descriptors_of_the_line(void **state)
+{
+	(void)state;
+	has_exactly_the_descriptors_of_the_line(run);
+}
+
+static int run_without_close_range(const struct setting *s)
+{
+	return run_without(s, SYS_close_range, SYS_close_range);
+}
+
+static void also_without_close_range(void **state)
+{
+	(void)state;
+	has_exactly_the_descriptors_of_the_line(run_without_close_range);
+}
+
+static void descriptors_that_cannot_be_closed_end_it(void **state)
+{
+	struct setting s;
+
+	(void)state;
+	setting_init(&s, "echo ran");
+	assert_int_equal(run_without(&s, SYS_close_range, SYS_getdents64), 127);
+	cleanup_free char *text = log_text(&s);
+	assert_string_equal(text, "cannot close what is not QEMU's: Operation not permitted\n");
 	setting_free(&s);
 }
 
@@ -263,6 +326,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_runs_before_the_release),
 		cmocka_unit_test(it_has_exactly_the_descriptors_of_the_line),
+		cmocka_unit_test(also_without_close_range),
+		cmocka_unit_test(descriptors_that_cannot_be_closed_end_it),
 		cmocka_unit_test(it_starts_on_the_emulators_cpus_in_a_session_of_its_own),
 		cmocka_unit_test(a_binary_that_is_not_there_says_so_with_status_127),
 		cmocka_unit_test(cpus_that_the_kernel_refuses_end_it_with_the_reason),
