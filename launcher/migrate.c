@@ -359,12 +359,15 @@ static int move_part(struct migration *m, struct part *part, struct error *err)
 
 	if (look(m, part, err) < 0)
 		return -1;
+	/* Some pages may have come since the first look. */
+	cleanup_free int *from = xcalloc(part->count, sizeof(*from));
+	memcpy(from, part->status, part->count * sizeof(*from));
 	for (size_t i = 0; i < part->count; i++)
-		goal[i] = part->status[i] < 0 ? -1 : wanted(m, part->first + i, part->status[i]);
+		goal[i] = from[i] < 0 ? -1 : wanted(m, part->first + i, from[i]);
 	if (push_part(m, part, goal, &left, err) < 0)
 		return -1;
 	for (size_t i = 0; i < part->count; i++)
-		m->moved += part->status[i] >= 0 && part->status[i] != m->was[part->first + i];
+		m->moved += from[i] >= 0 && part->status[i] >= 0 && part->status[i] != from[i];
 	if (!left)
 		return 0;
 	cleanup_free char *where = memory_where(m->memory);
