@@ -232,6 +232,8 @@ int command_main(const struct command *const table[], int argc, char **argv)
 	open_standard_descriptors();
 	/* Inherited as ignored, it would hide how a child ended. */
 	signal(SIGCHLD, SIG_DFL);
+	/* Past a limit on the size of files a write fails, as on a full disk. */
+	signal(SIGXFSZ, SIG_IGN);
 	log_begin(false, false);
 	if (argc < 2) {
 		fprintf(stderr, "ancla: no command; try `ancla --help`\n");

@@ -123,5 +123,17 @@ subtest 'a spec' => sub {
 	take_away($disk);
 };
 
+# A limit on the size of files is a signal first, which would end the supervisor at its next word.
+subtest 'a limit on the size of files' => sub {
+	my $limited = sub { my ($limit, $words) = @_;
+		return run_command('sh', '-c', "$words; ulimit -f $limit; exec \"\$0\" start \"\$1\" 2>>\"\$2\"", $ENV{ANCLA} // "$BUILD/ancla",
+			make_spec($spec), tmpdir() . '/words') };
+	is $limited->(0, ':')->{exit}, 1, 'of none a start fails';
+	clean 'and leaves nothing';
+	is $limited->(64, 'head -c 100000 /dev/zero >"$2"')->{exit}, 0, 'what it has to say is lost, but it runs';
+	ok is_running(status_of('full')->{supervisor}), 'with its supervisor';
+	stop_vm('full');
+};
+
 clean 'nothing is left';
 done_testing;
