@@ -35,11 +35,12 @@ subtest 'make install' => sub {
 	{
 		ok scalar(grep { $_ eq $file } @files), $file;
 	}
-	my $staged = tmpdir() . '/stage';
+	my $staged = tmpdir() . '/the stage';
 	is make('install', "DESTDIR=$staged", 'PREFIX=/usr')->{exit}, 0, 'DESTDIR';
 	like AnclaTest::slurp("$staged/usr/lib/systemd/system/ancla\@.service"), qr{^ExecStart=/usr/bin/ancla run}m, 'is in no file';
 	is make('uninstall', "DESTDIR=$staged", 'PREFIX=/usr')->{exit}, 0, 'is uninstalled';
 	is run_command('find', $staged, '-type', 'f')->{out}, '', 'and nothing is left';
+	ended make('uninstall', "DESTDIR=$staged", 'PREFIX=/usr/my own'), 2, qr{PREFIX is one path without blanks, not "/usr/my own"}, 'a PREFIX that is two words';
 };
 
 subtest 'manual pages' => sub {
