@@ -182,16 +182,42 @@ static int check_one(const struct opened *opened, const char *who, struct error 
 		return error_set(err, EXIT_SPEC,
 		                 "%s: %s is a block device; say \"type\": \"block\"", opened->field,
 		                 opened->path);
+	/* QEMU would wait for somebody to read from a FIFO. (A directory is where a file is to be
+	 * made.) */
+	if (opened->kind == OPENED_LOG && !(opened->mode & X_OK) && !S_ISREG(status.st_mode) &&
+	    !S_ISCHR(status.st_mode))
+		return error_set(err, EXIT_SPEC,
+		                 "%s: %s is neither a regular file nor a character device",
+		                 opened->field, opened->path);
 	if (type && (status.st_mode & S_IFMT) != type)
 		return error_set(err, EXIT_SPEC, "%s: %s is not a %s", opened->field, opened->path,
 		                 types[opened->kind].name);
 	return 0;
 }
 
+/* Each would overwrite what the other wrote. Of two disks QEMU sees that, of a disk and a console
+ * not. */
+static int check_shared(const struct opened *opened, const struct opened *other, struct error *err)
+{
+	struct stat a, b;
+
+	if (!((opened->mode | other->mode) & W_OK) || stat(opened->path, &a) < 0 ||
+	    stat(other->path, &b) < 0 || a.st_ino != b.st_ino || a.st_dev != b.st_dev ||
+	    !(S_ISREG(a.st_mode) || S_ISBLK(a.st_mode)))
+		return 0;
+	return error_set(err, EXIT_SPEC,
+	                 "%s: %s is the file of %s, too, and not only read; give it another",
+	                 opened->field, opened->path, other->field);
+}
+
 int opened_check(const struct opened_list *list, const char *who, struct error *err)
 {
-	for (size_t i = 0; i < list->count; i++)
+	for (size_t i = 0; i < list->count; i++) {
 		if (check_one(&list->list[i], who, err) < 0)
 			return -1;
+		for (size_t j = 0; j < i; j++)
+			if (check_shared(&list->list[i], &list->list[j], err) < 0)
+				return -1;
+	}
 	return 0;
 }

@@ -6,6 +6,7 @@ use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
 use File::Copy qw(copy);
+use POSIX ();
 use Test::More;
 
 my $free = hugepages_free();
@@ -135,6 +136,14 @@ subtest 'files that are missing or busy' => sub {
 	fails 'an initrd', spec('files', { boot => { kernel => "$ROOT/build/demo/vmlinuz", initrd => 'missing' } }), 3,
 		qr{boot\.initrd: cannot read $dir/missing: No such};
 	fails 'firmware', spec('files', { boot => { firmware => 'missing' } }), 3, qr{boot\.firmware: cannot read $dir/missing: No such};
+	my $fifo = tmpdir() . '/fifo';
+	POSIX::mkfifo($fifo, 0600);
+	fails 'a serial console that nobody may read', spec('files', { serial => { file => $fifo } }), 3, qr{serial\.file: $fifo is neither a regular file nor a character device};
+	fails 'one that is a directory', spec('files', { serial => { file => $dir } }), 3, qr{serial\.file: $dir is neither};
+	fails 'one that is a disk', spec('files', { disks => [ { file => $disk } ], serial => { file => $disk } }), 3,
+		qr{serial\.file: $disk is the file of disks/0, too, and not only read; give it another};
+	fails 'a disk twice', spec('files', { disks => [ { file => $disk, readonly => TRUE }, { file => "$dir/./disk.img" } ] }), 3,
+		qr{disks/1: $dir/\./disk\.img is the file of disks/0, too};
 	fails 'a disk that is no qcow2', spec('files', { disks => [ { file => $disk, format => 'qcow2' } ] }), 1,
 		qr/QEMU exited with status 1 .*not in qcow2 format/;
 	start_vm(spec('first', { disks => [ { file => $disk } ] })) or return;
