@@ -7,6 +7,7 @@
 #include "cpulist.h"
 #include "hotplug.h"
 #include "place.h"
+#include "spec.h"
 #include "util.h"
 
 /* What QEMU takes as an id (util/id.c): letters, digits, "-", "." and "_", a letter first; no
@@ -101,6 +102,13 @@ static int run(const struct invocation *call)
 	if ((!add && strcmp(call->args[1], "remove") != 0) || !is_id(id)) {
 		fprintf(stderr, "ancla iothread: NAME add ID, or NAME remove ID; an ID is letters, "
 		                "digits, \"-\", \".\", \"_\", 63 bytes at most\n");
+		return EXIT_USAGE;
+	}
+	if (add && spec_is_memory_id(id)) {
+		fprintf(stderr,
+		        "ancla iothread: \"%s\" is what guest memory is called in QEMU; give "
+		        "the iothread another name\n",
+		        id);
 		return EXIT_USAGE;
 	}
 	if (parse_where(call, &cpus, &sched, &err) < 0 ||

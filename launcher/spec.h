@@ -294,6 +294,10 @@ int spec_threads(const struct spec *spec);
 hwloc_const_bitmap_t spec_vcpupin(const struct spec *spec, int vcpu);
 hwloc_const_bitmap_t spec_iothreadpin(const struct spec *spec, const char *iothread);
 
+/* Whether argv gives guest memory such an id in QEMU: "ram0", "fill0". No other object may have it.
+ */
+bool spec_is_memory_id(const char *id);
+
 /* The names that the spec, and all output, use for the values. */
 const char *scheduler_name(enum scheduler scheduler); /* "other" also for UNSET */
 const char *mem_policy_name(enum mem_policy policy);  /* "default" for UNSET */

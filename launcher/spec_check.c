@@ -256,12 +256,30 @@ static void check_iothread(struct parse *parse, const char *pointer, const char 
 		spec_fail_at(parse, pointer, "no iothread %s in /iothreads: add it there", quoted);
 }
 
+bool spec_is_memory_id(const char *id)
+{
+	static const char *const kinds[] = { "ram", "fill" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		size_t length = strlen(kinds[i]);
+		if (strncmp(id, kinds[i], length) == 0 && id[length] &&
+		    strspn(id + length, "0123456789") == strlen(id + length))
+			return true;
+	}
+	return false;
+}
+
 static void check_iothreads(struct parse *parse)
 {
 	struct spec *spec = parse->spec;
 
 	for (size_t i = 0; i < spec->n_iothreads; i++) {
 		cleanup_free char *pointer = xasprintf("/iothreads/%zu", i);
+		if (spec_good(parse, "%s", pointer) && spec_is_memory_id(spec->iothreads[i]))
+			spec_fail_at(parse, pointer,
+			             "\"%s\" is what guest memory is called in QEMU; give the "
+			             "iothread another name, as \"io%zu\"",
+			             spec->iothreads[i], i);
 		for (size_t j = 0; j < i && spec_good(parse, "%s", pointer); j++)
 			if (strcmp(spec->iothreads[i], spec->iothreads[j]) == 0)
 				spec_fail_at(parse, pointer, "iothread \"%s\" is already entry %zu",
