@@ -247,8 +247,13 @@ static void on_reset(struct life *life, struct json_object *data)
 		if (soon < life->deadline) /* that of the first stays */
 			life->deadline = soon;
 	} else if (is_true(data, "guest")) {
+		/* The firmware may make one or two more of it, as after a restart. */
+		int64_t now = kernel_now_ms();
+		if (!life->told_reset || now - life->told_reset > LIMIT_FIRMWARE_AGAIN_MS) {
+			life->told_reset = now;
+			life_say(LOG_NOTICE, "reset", "the guest reset");
+		}
 		life->asked = life->watchdog = false;
-		life_say(LOG_NOTICE, "reset", "the guest reset");
 	} else if (life->step == LIFE_RESETTING) {
 		go_on(life);
 	} else {

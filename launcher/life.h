@@ -37,7 +37,8 @@ struct life {
 	unsigned question,
 	    request;        /* QMP commands under way: query-status, and the step's; 0: none */
 	char *dump;         /* being written */
-	int64_t told_io;    /* when an I/O error was told last */
+	int64_t told_reset; /* when one of the guest was told last; 0: never */
+	int64_t told_io;    /* likewise an I/O error */
 	unsigned untold_io; /* since then */
 };
 

@@ -46,15 +46,16 @@ subtest 'restart' => sub {
 	clean;
 };
 
+# As QEMU would tell it.
+sub event { my ($name, %data) = @_; return { event => $name, data => \%data, timestamp => { seconds => 1, microseconds => 2 } } }
+
 # The reset of its firmware may be two, if that asks in two ways, and QEMU has begun the first by then.
 subtest 'restart: a firmware that resets twice' => sub {
-	my $event = sub { my ($name, %data) = @_;
-		return { event => $name, data => \%data, timestamp => { seconds => 1, microseconds => 2 } } };
 	my %tells = (
 		# A reset of another vCPU, when QEMU is just stopping all: it is over with the panic.
-		cont => [ $event->('GUEST_PANICKED', action => 'pause'), $event->('STOP'),
-			$event->('SHUTDOWN', guest => TRUE, reason => 'guest-reset') ],
-		system_reset => [ $event->('RESET', guest => FALSE), (($event->('RESET', guest => TRUE)) x 3), $event->('WATCHDOG', action => 'none') ],
+		cont => [ event('GUEST_PANICKED', action => 'pause'), event('STOP'),
+			event('SHUTDOWN', guest => TRUE, reason => 'guest-reset') ],
+		system_reset => [ event('RESET', guest => FALSE), ((event('RESET', guest => TRUE)) x 3), event('WATCHDOG', action => 'none') ],
 	);
 	my @does = map { "$_=tell:" . JSON::PP->new->canonical->encode($tells{$_}) } sort keys %tells;
 	my $qemu = wrapper('twice', "exec perl $ROOT/tests/lib/fake-qemu " . join(' ', map { "'$_'" } @does) . ' -- "$@"');
@@ -63,6 +64,17 @@ subtest 'restart: a firmware that resets twice' => sub {
 	like $vm->err, qr/^ancla: the guest panicked; it is started again$/m, 'after a panic';
 	unlike $vm->err, qr/the guest reset|rebooted/, 'none of them is the guest\'s';
 	stop_vm('twice');
+	$vm->wait_exit;
+	clean;
+};
+
+subtest 'a reset of the guest that its firmware repeats is one' => sub {
+	my $tells = JSON::PP->new->canonical->encode([ ((event('RESET', guest => TRUE)) x 3), event('WATCHDOG', action => 'none') ]);
+	my $qemu = wrapper('repeated', "exec perl $ROOT/tests/lib/fake-qemu 'cont=tell:$tells' -- \"\$@\"");
+	my $vm = spawn_ancla('run', make_spec(spec('repeated', { qemu => { binary => $qemu } })));
+	ok $vm->wait_for_output(qr/the guest's watchdog fired/), 'it runs on' or return;
+	is scalar(() = $vm->err =~ /^ancla: the guest reset$/mg), 1, 'it is told once';
+	stop_vm('repeated');
 	$vm->wait_exit;
 	clean;
 };
