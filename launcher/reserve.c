@@ -104,6 +104,14 @@ static int read_counts(const char *directory, struct counts *counts, struct erro
 	return 0;
 }
 
+static int cannot_change(const char *path, struct error *err)
+{
+	return error_set(err, EXIT_GRANT,
+	                 "cannot change %s: %s; only root may reserve huge pages: reserve them "
+	                 "beforehand, and leave \"reserve\" out",
+	                 path, strerror(errno));
+}
+
 static int write_number(const char *path, int64_t number, struct error *err)
 {
 	cleanup_free char *text = xasprintf("%" PRId64, number);
@@ -111,10 +119,7 @@ static int write_number(const char *path, int64_t number, struct error *err)
 
 	if (fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text))
 		return 0;
-	return error_set(err, EXIT_GRANT,
-	                 "cannot change %s: %s; only root may reserve huge pages: reserve them "
-	                 "beforehand, and leave \"reserve\" out",
-	                 path, strerror(errno));
+	return cannot_change(path, err);
 }
 
 /* What has happened of the change that was under way. Where that cannot be seen, it stays under
@@ -313,6 +318,16 @@ static int grow_node(const struct vm_dir *vm, const struct plan *plan, struct jo
 	return 0;
 }
 
+/* Whether we may have more pages there. */
+static int may_grow(const struct need *need, uint64_t page_size, struct error *err)
+{
+	cleanup_free char *directory = memory_huge_directory((int)need->node->id, page_size);
+	cleanup_free char *path = xasprintf("%s/nr_hugepages", directory);
+
+	return faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0 ? 0 : cannot_change(path, err);
+}
+
+/* Without a journal nothing is changed. */
 static int grow_size(const struct vm_dir *vm, const struct plan *plan, const struct host *host,
                      const struct claims *claims, uint64_t page_size, struct journal *journal,
                      struct error *err)
@@ -324,16 +339,15 @@ static int grow_size(const struct vm_dir *vm, const struct plan *plan, const str
 			add_region(needs, host->n_nodes, &plan->memory[i]);
 	for (size_t i = 0; i < host->n_nodes; i++)
 		if (needs[i].wanted > needs[i].free &&
-		    grow_node(vm, plan, journal, &needs[i], page_size, err) < 0)
+		    (journal ? grow_node(vm, plan, journal, &needs[i], page_size, err)
+		             : may_grow(&needs[i], page_size, err)) < 0)
 			return -1;
 	return 0;
 }
 
-int reserve_grow(const struct vm_dir *vm, const struct plan *plan, const struct host *host,
-                 const struct claims *claims, struct error *err)
+static int grow_all(const struct vm_dir *vm, const struct plan *plan, const struct host *host,
+                    const struct claims *claims, struct journal *journal, struct error *err)
 {
-	cleanup_journal struct journal journal = { 0 };
-	cleanup_error struct error ignored = ERROR_INIT;
 	int result = 0;
 
 	for (size_t i = 0; i < plan->n_memory && result == 0; i++) {
@@ -343,12 +357,27 @@ int reserve_grow(const struct vm_dir *vm, const struct plan *plan, const struct 
 			again |=
 			    plan->memory[j].grow && plan->memory[j].page_size == memory->page_size;
 		if (memory->grow && memory->pages == PAGES_HUGE && !again)
-			result =
-			    grow_size(vm, plan, host, claims, memory->page_size, &journal, err);
+			result = grow_size(vm, plan, host, claims, memory->page_size, journal, err);
 	}
+	return result;
+}
+
+int reserve_grow(const struct vm_dir *vm, const struct plan *plan, const struct host *host,
+                 const struct claims *claims, struct error *err)
+{
+	cleanup_journal struct journal journal = { 0 };
+	cleanup_error struct error ignored = ERROR_INIT;
+	int result = grow_all(vm, plan, host, claims, &journal, err);
+
 	if (result < 0)
 		reserve_give_back(vm, &ignored);
 	return result;
+}
+
+int reserve_check(const struct plan *plan, const struct host *host, const struct claims *claims,
+                  struct error *err)
+{
+	return grow_all(NULL, plan, host, claims, NULL, err);
 }
 
 int reserve_give_back(const struct vm_dir *vm, struct error *err)

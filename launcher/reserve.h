@@ -23,6 +23,11 @@
 int reserve_grow(const struct vm_dir *vm, const struct plan *plan, const struct host *host,
                  const struct claims *claims, struct error *err);
 
+/* Whether reserve_grow() would be let: if nodes lack pages, and the kernel lets us add none,
+ * EXIT_GRANT. */
+int reserve_check(const struct plan *plan, const struct host *host, const struct claims *claims,
+                  struct error *err);
+
 /* Whether the VM owes pages to the host. */
 bool reserve_is_owed(const struct vm_dir *vm);
 

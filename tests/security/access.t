@@ -124,6 +124,12 @@ subtest 'enough for a spec' => sub {
 	enough 'another user', spec('user', { qemu => { user => 'games' } }), 4, qr/^MISSING another user for QEMU/m, @nobody, "$public/ancla";
 	enough 'a CPU', spec('cpu', { cputune => { vcpupin => { 0 => '4000' } } }), 4, qr/^MISSING its placement .*4000/m, @root;
 	enough 'huge pages', spec('pages', { memory => '64GiB', 'memory-backing' => { hugepages => '2MiB' } }), 4, qr/^MISSING its placement .*huge pages of 2MiB/m, @root;
+	my $grows = spec('grows', { memory => '16MiB', 'memory-backing' => { hugepages => { size => '2MiB', reserve => 'grow' } } });
+	enough 'huge pages to be reserved', $grows, 0, qr/^ok +its huge pages/m, @root;
+	enough 'huge pages to be reserved, for a user', $grows, 4, qr{^MISSING its huge pages +cannot change \S+/nr_hugepages: Permission denied; only root}m, @nobody, "$public/ancla";
+	my $quota = spec('quota', { cputune => { quota => '50%' } });
+	enough 'a quota', $quota, 0, qr/^ok +its cgroup/m, @root;
+	enough 'a quota, for a user', $quota, 4, qr/^MISSING cgroups/m, @nobody, "$public/ancla";
 	enough 'a QEMU', spec('qemu', { qemu => { binary => '/nonexistent' } }), 4, qr/^MISSING its QEMU .*nonexistent/m, @root;
 	ended run_command(@root, 'check', '--host-access', "$ROOT/specs/bad/nic-user.json"), 3, qr/nic/, 'a wrong one is told first';
 	my $said = json(run_command(@root, 'check', '--host-access', '--json', make_spec(spec('cpu', { cputune => { vcpupin => { 0 => '4000' } } }))));
