@@ -33,6 +33,7 @@ void claims_free(struct claims *claims)
 	for (size_t i = 0; i < claims->n_promises; i++)
 		free_promise(&claims->promises[i]);
 	free(claims->promises);
+	free(claims->left_out);
 	hwloc_bitmap_free(claims->dedicated);
 	hwloc_bitmap_free(claims->shared);
 	free(claims);

@@ -33,6 +33,7 @@ struct claims {
 	hwloc_bitmap_t dedicated, shared; /* the union of each kind */
 	struct promise *promises;         /* see promises.h */
 	size_t n_promises;
+	char *left_out; /* a warning: what others hold that is not here; NULL: nothing */
 };
 
 struct claims *claims_new(void);

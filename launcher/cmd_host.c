@@ -379,6 +379,7 @@ static int run(const struct invocation *call)
 	}
 	if (!host || ledger_read_claims(description == NULL, &claims, &err) < 0)
 		return command_fail(&err);
+	command_warn(claims->left_out);
 	if (invocation_option(call, "json")) {
 		struct json_object *json = host_json(host);
 

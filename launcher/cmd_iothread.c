@@ -123,6 +123,7 @@ static int run(const struct invocation *call)
 	              hotplug_add_iothread(&live, &err) < 0
 	        : hotplug_remove_iothread(&live, id, &err) < 0)
 		return command_fail(vm_client_blame(&live.client, &err));
+	command_warn(live.others->left_out);
 	return report(call, &live, id);
 }
 

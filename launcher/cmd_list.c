@@ -117,9 +117,9 @@ static int run(const struct invocation *call)
 	cleanup_error struct error err = ERROR_INIT;
 	cleanup_json struct json_object *list = json_object_new_array();
 	bool json = invocation_option(call, "json") != NULL;
-	struct user_vm *users;
+	cleanup_user_vms struct user_vms users = { 0 };
 	char **names;
-	size_t count, n_users;
+	size_t count;
 	struct listed vm;
 
 	if (ledger_open(&ledger, false, &err) < 0 ||
@@ -128,8 +128,9 @@ static int run(const struct invocation *call)
 	ledger_close(&ledger);
 	if (invocation_option(call, "names"))
 		return print_names(names, count);
-	user_vms_read(&users, &n_users);
-	if (!json && count + n_users)
+	user_vms_read(&users);
+	command_warn(users.left_out);
+	if (!json && count + users.count)
 		printf("%-24s %-10s %8s %6s  %-16s %s\n", "NAME", "STATE", "QEMU", "VCPUS", "CPUS",
 		       "MEMORY");
 	for (size_t i = 0; i < count; i++) {
@@ -137,12 +138,11 @@ static int run(const struct invocation *call)
 		show(&vm, list, json);
 		free(names[i]);
 	}
-	for (size_t i = 0; i < n_users; i++) {
-		describe_user(&users[i], &vm);
+	for (size_t i = 0; i < users.count; i++) {
+		describe_user(&users.list[i], &vm);
 		show(&vm, list, json);
 	}
 	free(names);
-	user_vms_free(users, n_users);
 	return json ? command_print_json(take_pointer(&list)) : command_flush();
 }
 

@@ -174,6 +174,7 @@ static int run(const struct invocation *call)
 	    (keep && prepare(&save, &live, &change, &err) < 0) ||
 	    (!dry && live_commit(&live, keep ? &save : NULL, &err) < 0))
 		return command_fail(vm_client_blame(&live.client, &err));
+	command_warn(live.others->left_out);
 	warn(live.plan);
 	return report(&live, dry, invocation_option(call, "json") != NULL);
 }

@@ -127,7 +127,7 @@ static int run(const struct invocation *call)
 		return command_fail(&err);
 	if (runs)
 		plan_why(plan, "a VM \"%s\" runs now: what it holds counts as free", spec->name);
-	planning_warn(&planning, spec, plan);
+	planning_warn(&planning, spec, claims, plan);
 	return invocation_option(call, "json") ? print_json(plan, line) : print_plan(plan, line);
 }
 

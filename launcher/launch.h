@@ -101,7 +101,8 @@ int planning_begin(struct planning *planning, const struct spec *spec, const cha
                    const char *caps_file, struct error *err);
 
 /* What the plan has to warn of that placement did not know. */
-void planning_warn(const struct planning *planning, const struct spec *spec, struct plan *plan);
+void planning_warn(const struct planning *planning, const struct spec *spec,
+                   const struct claims *claims, struct plan *plan);
 void planning_end(struct planning *planning);
 #define cleanup_planning __attribute__((cleanup(planning_end)))
 

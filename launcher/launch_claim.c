@@ -84,7 +84,7 @@ static int try_claim(struct launching *l, struct error *err)
 		return -1;
 	/* The fill's threads have no business where another VM is alone. */
 	hwloc_bitmap_andnot(host->allowed, host->allowed, claims->dedicated);
-	planning_warn(&l->planning, vm->spec, vm->plan);
+	planning_warn(&l->planning, vm->spec, claims, vm->plan);
 	return vm_write_plan(&vm->dir, vm->plan, err);
 }
 

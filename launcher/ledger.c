@@ -416,13 +416,12 @@ static bool holds_nothing(const struct vm_dir *vm)
  * user's VM has taken, the nodes show. */
 static void add_users(struct claims *claims)
 {
-	struct user_vm *list;
-	size_t count;
+	cleanup_user_vms struct user_vms vms = { 0 };
 
-	user_vms_read(&list, &count);
-	for (size_t i = 0; i < count; i++)
-		claims_add_plan(claims, list[i].plan);
-	user_vms_free(list, count);
+	user_vms_read(&vms);
+	for (size_t i = 0; i < vms.count; i++)
+		claims_add_plan(claims, vms.list[i].plan);
+	claims->left_out = take_pointer(&vms.left_out);
 }
 
 struct claims *ledger_claims(struct ledger *ledger, struct error *err)

@@ -27,12 +27,19 @@ struct ledger {
 	bool gave_back; /* a sweep has removed cgroups: the host has more CPUs than before */
 };
 
+/* How much of somebody else's files is read. */
+struct vm_budget {
+	size_t bytes;  /* that are left */
+	bool exceeded; /* a file was larger; no more is read */
+};
+
 /* A VM's own directory. */
 struct vm_dir {
 	char *name;
 	char *path;
 	int dirfd;
-	int lock; /* held by us, or -1 for a VM of somebody else */
+	int lock;                 /* held by us, or -1 for a VM of somebody else */
+	struct vm_budget *budget; /* NULL: of a VM of one's own. Borrowed */
 };
 
 /* What state.json says: enough to find the VM's processes. */
@@ -101,7 +108,7 @@ void vm_dir_close(struct vm_dir *vm);
 #define cleanup_vm_dir __attribute__((cleanup(vm_dir_close)))
 #define VM_DIR_INIT                                                                                \
 	{                                                                                          \
-		NULL, NULL, -1, -1                                                                 \
+		NULL, NULL, -1, -1, NULL                                                           \
 	}
 
 /* A file of the VM's: JSON, replaced as a whole, and distrusted (no link is followed). NULL or -1

@@ -7,6 +7,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "cpulist.h"
 #include "ledger_users.h"
 #include "quote.h"
 #include "users.h"
@@ -14,13 +15,56 @@
 
 #define USERS "/run/user"
 #define LOCKS_LIMIT (16 << 20)
+#define LIST_LIMIT (1 << 20)
 #define NAME_SHOWN 64 /* bytes */
 
-struct reading {
-	char *locks; /* /proc/locks */
-	struct user_vm *list;
-	size_t count;
+/* Of one user: some 300 VMs of a few vCPUs, or one with 500 whose lists of CPUs are long. */
+#define NAMES_MAX 512
+#define BYTES_MAX (1 << 20)
+
+/* A file that somebody holds the flock(2) of. */
+struct locked {
+	unsigned major, minor;
+	unsigned long inode;
 };
+
+struct reading {
+	struct locked *locked; /* in order */
+	size_t n_locked;
+	hwloc_bitmap_t cpus, nodes; /* that this host may ever have; NULL: unknown */
+	struct vm_budget budget;    /* of the user whose VMs are being read */
+	char *owner;                /* its name */
+	char *exceeding;            /* the first user whose VMs were too many, or NULL */
+	size_t n_exceeding;
+	struct user_vms *vms;
+};
+
+static int compare_locked(const void *a, const void *b)
+{
+	const struct locked *x = a, *y = b;
+
+	if (x->inode != y->inode)
+		return x->inode < y->inode ? -1 : 1;
+	if (x->major != y->major)
+		return x->major < y->major ? -1 : 1;
+	return x->minor < y->minor ? -1 : x->minor > y->minor;
+}
+
+/* Takes the text of /proc/locks (proc(5)) apart: "1: FLOCK  ADVISORY  WRITE 12 00:1b:34 0 EOF". */
+static void find_locked(struct reading *r, char *locks)
+{
+	char *line;
+
+	while ((line = strsep(&locks, "\n"))) {
+		const char *flock = strstr(line, " FLOCK ");
+		struct locked locked;
+		if (flock && sscanf(flock, " FLOCK %*s %*s %*s %x:%x:%lu ", &locked.major,
+		                    &locked.minor, &locked.inode) == 3)
+			*array_append(&r->locked, &r->n_locked) = locked;
+	}
+	if (r->n_locked)
+		qsort(r->locked, r->n_locked, sizeof(*r->locked), compare_locked);
+}
 
 /* Opens a directory in another, if it is the user's alone to write. */
 static int open_owned(int above, const char *name, uid_t user)
@@ -33,24 +77,36 @@ static int open_owned(int above, const char *name, uid_t user)
 	return take_fd(&fd);
 }
 
-/* Whether a process that is not gone holds the file's flock(2). */
+/* Whether a process that is not gone holds the lock: of this VM, and not under other names, of
+ * others. */
 static bool is_locked(const struct reading *r, int dirfd)
 {
 	struct stat status;
 
-	if (fstatat(dirfd, "lock", &status, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fstatat(dirfd, "lock", &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_nlink != 1)
 		return false;
-	cleanup_free char *file = xasprintf(" %02x:%02x:%lu ", major(status.st_dev),
-	                                    minor(status.st_dev), (unsigned long)status.st_ino);
-	for (const char *found = strstr(r->locks, file); found; found = strstr(found + 1, file)) {
-		const char *line = found;
-		while (line > r->locks && line[-1] != '\n')
-			line--;
-		const char *flock = strstr(line, " FLOCK ");
-		if (flock && flock < found)
-			return true;
-	}
-	return false;
+	const struct locked lock = { major(status.st_dev), minor(status.st_dev), status.st_ino };
+	return r->n_locked && bsearch(&lock, r->locked, r->n_locked, sizeof(lock), compare_locked);
+}
+
+static bool is_within(hwloc_const_bitmap_t set, hwloc_const_bitmap_t all)
+{
+	return !set || !all || hwloc_bitmap_isincluded(set, all);
+}
+
+/* No VM has CPUs or nodes that the host cannot have; and their numbers could make large sets. */
+static bool is_of_this_host(const struct reading *r, const struct plan *plan)
+{
+	bool is = is_within(plan->emulator, r->cpus) && is_within(plan->siblings, r->cpus);
+
+	for (size_t i = 0; i < plan->n_vcpus && is; i++)
+		is = is_within(plan->vcpus[i].cpus, r->cpus);
+	for (size_t i = 0; i < plan->n_iothreads && is; i++)
+		is = is_within(plan->iothreads[i].cpus, r->cpus);
+	for (size_t i = 0; i < plan->n_memory && is; i++)
+		is = is_within(plan->memory[i].host_nodes, r->nodes) &&
+		     is_within(plan->memory[i].policy_nodes, r->nodes);
+	return is;
 }
 
 /* What is printed on root's terminal must not act on it. */
@@ -75,19 +131,33 @@ static void read_vm(struct reading *r, int runtime, const char *name, uid_t user
 		return;
 	dir.name = xstrdup(name);
 	dir.path = xasprintf(USERS "/%u/ancla/%s", user, name);
-	struct plan *plan = vm_read_plan(&dir, &ignored);
-	if (!plan)
+	dir.budget = &r->budget;
+	cleanup_plan struct plan *plan = vm_read_plan(&dir, &ignored);
+	if (!plan || !is_of_this_host(r, plan))
 		return;
-	cleanup_free char *owner = user_name(user);
 	cleanup_free char *shown = escaped(name);
-	struct user_vm *vm = array_append(&r->list, &r->count);
-	vm->name = xasprintf("%s/%s", owner, shown);
-	vm->plan = plan;
-	replace(&plan->name, xstrdup(vm->name));
-	for (size_t i = 0; i < plan->n_iothreads; i++)
-		replace(&plan->iothreads[i].id, escaped(plan->iothreads[i].id));
+	struct user_vm *vm = array_append(&r->vms->list, &r->vms->count);
+	vm->name = xasprintf("%s/%s", r->owner, shown);
+	vm->plan = take_pointer(&plan);
+	replace(&vm->plan->name, xstrdup(vm->name));
+	for (size_t i = 0; i < vm->plan->n_iothreads; i++)
+		replace(&vm->plan->iothreads[i].id, escaped(vm->plan->iothreads[i].id));
 	if (vm_read_state(&dir, &vm->state, &ignored) == 0)
 		replace(&vm->state.state, escaped(vm->state.state));
+}
+
+static void read_names(struct reading *r, DIR *dir, uid_t user)
+{
+	struct dirent *entry;
+
+	for (int names = 0; !r->budget.exceeded && (entry = readdir(dir)); names++) {
+		if (names == NAMES_MAX)
+			r->budget.exceeded = true;
+		else if (entry->d_name[0] != '.')
+			read_vm(r, dirfd(dir), entry->d_name, user);
+	}
+	if (r->budget.exceeded && r->n_exceeding++ == 0)
+		r->exceeding = xstrdup(r->owner);
 }
 
 static void read_user(struct reading *r, int users, const char *number)
@@ -95,17 +165,17 @@ static void read_user(struct reading *r, int users, const char *number)
 	char *end;
 	uid_t user = (uid_t)strtoul(number, &end, 10);
 	cleanup_close int above = *end ? -1 : open_owned(users, number, user);
-	int runtime = above < 0 ? -1 : open_owned(above, "ancla", user);
+	cleanup_close int runtime = above < 0 ? -1 : open_owned(above, "ancla", user);
 	DIR *dir = runtime < 0 ? NULL : fdopendir(runtime);
-	struct dirent *entry;
 
-	while (dir && (entry = readdir(dir)))
-		if (entry->d_name[0] != '.')
-			read_vm(r, runtime, entry->d_name, user);
-	if (dir)
-		closedir(dir);
-	else if (runtime >= 0)
-		close(runtime);
+	if (!dir)
+		return;
+	take_fd(&runtime);
+	r->budget = (struct vm_budget){ .bytes = BYTES_MAX };
+	r->owner = user_name(user);
+	read_names(r, dir, user);
+	free(r->owner);
+	closedir(dir);
 }
 
 static int compare(const void *a, const void *b)
@@ -113,36 +183,80 @@ static int compare(const void *a, const void *b)
 	return strcmp(((const struct user_vm *)a)->name, ((const struct user_vm *)b)->name);
 }
 
-void user_vms_read(struct user_vm **list, size_t *count)
+/* The CPUs or nodes in a list of the kernel's; NULL where there is none. */
+static hwloc_bitmap_t read_list(const char *path)
 {
 	cleanup_error struct error ignored = ERROR_INIT;
-	struct reading r = { 0 };
-	const char *own = getenv("ANCLA_RUNTIME_DIR");
-	DIR *users = geteuid() == 0 && !(own && *own) ? opendir(USERS) : NULL;
-	struct dirent *entry;
+	cleanup_free char *text = NULL;
+	hwloc_bitmap_t set = NULL;
 
-	*list = NULL;
-	*count = 0;
-	if (!users)
-		return;
-	if (read_file("/proc/locks", LOCKS_LIMIT, &r.locks, NULL, &ignored) == 0)
-		while ((entry = readdir(users)))
-			if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9')
-				read_user(&r, dirfd(users), entry->d_name);
-	closedir(users);
-	free(r.locks);
-	if (r.count)
-		qsort(r.list, r.count, sizeof(*r.list), compare);
-	*list = r.list;
-	*count = r.count;
+	if (read_file(path, LIST_LIMIT, &text, NULL, &ignored) == 0)
+		cpulist_parse(text, &set, &ignored);
+	return set;
 }
 
-void user_vms_free(struct user_vm *list, size_t count)
+/* One line, whatever the users do. */
+static void tell_what_is_left_out(const struct reading *r)
 {
-	for (size_t i = 0; i < count; i++) {
-		free(list[i].name);
-		plan_free(list[i].plan);
-		vm_state_free(&list[i].state);
+	size_t more = r->n_exceeding - 1;
+	cleanup_free char *others =
+	    more ? xasprintf(" and %zu more user%s", more, plural(more)) : xstrdup("");
+
+	r->vms->left_out =
+	    xasprintf("of user %s%s not all VMs are counted, nor the CPUs that they hold: in "
+	              "the runtime directory are more than %d names or %d MiB",
+	              r->exceeding, others, NAMES_MAX, BYTES_MAX >> 20);
+}
+
+static void read_users(struct reading *r, DIR *users)
+{
+	struct dirent *entry;
+
+	r->cpus = read_list("/sys/devices/system/cpu/possible");
+	r->nodes = read_list("/sys/devices/system/node/possible");
+	while ((entry = readdir(users)))
+		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9')
+			read_user(r, dirfd(users), entry->d_name);
+	if (r->n_exceeding)
+		tell_what_is_left_out(r);
+	if (r->vms->count)
+		qsort(r->vms->list, r->vms->count, sizeof(*r->vms->list), compare);
+	hwloc_bitmap_free(r->cpus);
+	hwloc_bitmap_free(r->nodes);
+	free(r->exceeding);
+}
+
+void user_vms_read(struct user_vms *vms)
+{
+	cleanup_error struct error err = ERROR_INIT;
+	cleanup_free char *locks = NULL;
+	struct reading r = { .vms = vms };
+	const char *own = getenv("ANCLA_RUNTIME_DIR");
+	DIR *users = geteuid() == 0 && !(own && *own) ? opendir(USERS) : NULL;
+
+	*vms = (struct user_vms){ 0 };
+	if (!users)
+		return;
+	if (read_file("/proc/locks", LOCKS_LIMIT, &locks, NULL, &err) == 0) {
+		find_locked(&r, locks);
+		read_users(&r, users);
+	} else {
+		vms->left_out = xasprintf("users' VMs are not counted, nor the CPUs that they "
+		                          "hold: %s",
+		                          err.message);
 	}
-	free(list);
+	closedir(users);
+	free(r.locked);
+}
+
+void user_vms_free(struct user_vms *vms)
+{
+	for (size_t i = 0; i < vms->count; i++) {
+		free(vms->list[i].name);
+		plan_free(vms->list[i].plan);
+		vm_state_free(&vms->list[i].state);
+	}
+	free(vms->list);
+	free(vms->left_out);
+	*vms = (struct user_vms){ 0 };
 }

@@ -2,8 +2,9 @@
  *
  * A user's runtime directory is /run/user/UID/ancla. It is the user's: nothing in it is written,
  * removed, waited for, or locked (which the user's own commands would notice); links and what is
- * owned by somebody else are passed over; and what its files say is distrusted as all files are. A
- * VM counts as long as somebody holds its lock, as /proc/locks shows (proc(5)). */
+ * owned by somebody else are passed over; and what its files say is distrusted as all files are: of
+ * each user so many names and bytes are read, and none under several names. A VM counts as long as
+ * somebody holds its lock, as /proc/locks shows (proc(5)). */
 #ifndef ANCLA_LEDGER_USERS_H
 #define ANCLA_LEDGER_USERS_H
 
@@ -15,9 +16,16 @@ struct user_vm {
 	struct vm_state state; /* .state NULL: none yet */
 };
 
-/* The VMs of all users, sorted by name, where this process is root and its runtime directory the
- * system's own; else none. The caller frees them with user_vms_free(). */
-void user_vms_read(struct user_vm **list, size_t *count);
-void user_vms_free(struct user_vm *list, size_t count);
+struct user_vms {
+	struct user_vm *list; /* sorted by name */
+	size_t count;
+	char *left_out; /* a warning: what was not read; NULL: all was */
+};
+
+/* The VMs of all users, where this process is root and its runtime directory the system's own; else
+ * none. */
+void user_vms_read(struct user_vms *vms);
+void user_vms_free(struct user_vms *vms);
+#define cleanup_user_vms __attribute__((cleanup(user_vms_free)))
 
 #endif

@@ -68,8 +68,11 @@ int planning_begin(struct planning *planning, const struct spec *spec, const cha
 	return load_caps(planning, spec, caps_file, err);
 }
 
-void planning_warn(const struct planning *planning, const struct spec *spec, struct plan *plan)
+void planning_warn(const struct planning *planning, const struct spec *spec,
+                   const struct claims *claims, struct plan *plan)
 {
+	if (claims->left_out)
+		plan_warn(plan, "%s", claims->left_out);
 	if (planning->accel_reason)
 		plan_warn(plan, "qemu.accel is tcg, as KVM does not work here: %s",
 		          planning->accel_reason);

@@ -19,18 +19,41 @@
 #define FILE_LIMIT (128 << 20)
 
 /* The file of a user, who may have put anything in its place: no link is followed, and no FIFO
- * waited for. -1 and errno. */
+ * waited for; and what is somebody else's counts under one name only. -1 and errno. */
 static int open_regular(const struct vm_dir *vm, const char *name)
 {
 	cleanup_close int fd =
 	    openat(vm->dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	struct stat status;
 
-	if (fd >= 0 && fstat(fd, &status) == 0 && !S_ISREG(status.st_mode)) {
+	if (fd < 0 || fstat(fd, &status) < 0)
+		return -1;
+	if (!S_ISREG(status.st_mode)) {
 		errno = EINVAL;
 		return -1;
 	}
+	if (vm->budget && status.st_nlink != 1) {
+		errno = EMLINK;
+		return -1;
+	}
 	return take_fd(&fd);
+}
+
+/* As read_fd() does, within what may be read of the VM. */
+static int read_within(const struct vm_dir *vm, int fd, const char *path, char **text,
+                       struct error *err)
+{
+	struct vm_budget *budget = vm->budget;
+	size_t length;
+
+	if (read_fd(fd, path, budget ? budget->bytes : FILE_LIMIT, text, &length, err) == 0) {
+		if (budget)
+			budget->bytes -= length;
+		return 0;
+	}
+	if (budget)
+		*budget = (struct vm_budget){ .exceeded = true };
+	return -1;
 }
 
 /* json-c takes some 150 bytes for a value, were it three in the file. A plan of 4,096 vCPUs and as
@@ -65,7 +88,7 @@ struct json_object *vm_read_json(const struct vm_dir *vm, const char *name, stru
 		error_set(err, EXIT_FAILED, "cannot open %s: %s", path, strerror(errno));
 		return NULL;
 	}
-	if (read_fd(fd, path, FILE_LIMIT, &text, NULL, err) < 0)
+	if (read_within(vm, fd, path, &text, err) < 0)
 		return NULL;
 	if (has_too_many_values(text)) {
 		error_set(err, EXIT_FAILED, "%s has more than %d values", path, VALUES_MAX);

@@ -218,11 +218,17 @@ static void use(const struct plan *plan)
 /* As root reads it of a user: nothing that a terminal would act on. */
 static void read_as_root(void)
 {
-	struct reading reading = { .locks = runtime.locks };
+	cleanup_user_vms struct user_vms vms = { 0 };
+	struct reading reading = { .budget = { .bytes = BYTES_MAX },
+		                   .owner = (char *)"user",
+		                   .vms = &vms };
+	cleanup_free char *locks = xstrdup(runtime.locks);
 
+	find_locked(&reading, locks);
 	read_vm(&reading, runtime.dirfd, NAME, geteuid());
-	for (size_t i = 0; i < reading.count; i++) {
-		const struct user_vm *vm = &reading.list[i];
+	free(reading.locked);
+	for (size_t i = 0; i < vms.count; i++) {
+		const struct user_vm *vm = &vms.list[i];
 		cleanup_claims struct claims *claims = claims_new();
 
 		promise(strchr(vm->name, '/'), "named as one's own: %s", vm->name);
@@ -234,7 +240,6 @@ static void read_as_root(void)
 		for (size_t j = 0; j < claims->count; j++)
 			promise_printable(claims->list[j].role);
 	}
-	user_vms_free(reading.list, reading.count);
 }
 
 /* The commands themselves; what they print goes nowhere. */
@@ -263,7 +268,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!runtime.null)
 		set_up();
-	const struct vm_dir dir = { NAME, runtime.path, runtime.vm, -1 };
+	const struct vm_dir dir = { NAME, runtime.path, runtime.vm, -1, NULL };
 	write_files(data, size);
 	cleanup_free char *words = vm_last_words(&dir);
 	promise_printable(words);

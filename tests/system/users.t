@@ -11,12 +11,12 @@ use File::Path qw(make_path remove_tree);
 use POSIX qw(mkfifo);
 use Test::More;
 
-use constant USER => 47321; # nobody's
+use constant { USER => 47321, FLOODER => 47325 }; # nobody's
 
 plan skip_all => 'needs root' if $>;
 my $had = -d '/run/user';
 my $home = '/run/user/' . USER;
-END { remove_tree($home) if $home && !$>; rmdir '/run/user' unless $had }
+END { remove_tree($home, '/run/user/' . FLOODER) if $home && !$>; rmdir '/run/user' unless $had }
 make_path("$home/cache", { mode => 0700 });
 chown USER, USER, $home, "$home/cache" or die;
 chmod 0755, tmpdir();
@@ -68,16 +68,17 @@ subtest 'what a user puts there' => sub {
 
 # A VM's directory as the user can make one, its lock held until the returned file is closed.
 sub forge {
-	my ($vm, %files) = @_;
-	my $directory = "$home/ancla/$vm";
+	my ($user, $vm, %files) = @_;
+	my $directory = "/run/user/$user/ancla/$vm";
 	make_path($directory, { mode => 0700 });
+	chown $user, $user, "/run/user/$user", "/run/user/$user/ancla";
 	$files{lock} //= '';
 	for my $file (keys %files) {
 		open my $out, '>', "$directory/$file" or die "$directory/$file: $!";
 		print $out $files{$file};
 		close $out or die;
 	}
-	chown USER, USER, $directory, map { "$directory/$_" } keys %files;
+	chown $user, $user, $directory, map { "$directory/$_" } keys %files;
 	open my $lock, '<', "$directory/lock" or die;
 	flock $lock, LOCK_EX | LOCK_NB or die "$directory/lock: $!";
 	return $lock;
@@ -90,12 +91,61 @@ subtest 'memory that is promised to nobody' => sub {
 	$plan->{memory} = [ { %{ $plan->{memory}[0] }, fill => 'launcher', size => 1 << 50, 'host-nodes' => '0', policy => 'strict' } ];
 	my $init = (split ' ', AnclaTest::slurp('/proc/1/stat') =~ s/.*\)//sr)[19];
 	for my $state ({ state => 'starting' }, { state => 'starting', qemu => 1, 'qemu-start' => 0 + $init }) {
-		my $lock = forge('greedy', 'plan.json' => $json->encode($plan), 'state.json' => $json->encode($state));
+		my $lock = forge(USER, 'greedy', 'plan.json' => $json->encode($plan), 'state.json' => $json->encode($state));
 		like run_command(@root, 'list', $env)->{out}, qr{/greedy .* 1PiB$}m, 'root sees what a user\'s plan says';
 		ended run_command(@root, 'start', make_spec(spec('roots', $filled)), $env), 0, qr/roots runs/, 'and starts its own VM all the same';
 		ended run_command(@root, 'stop', '--force', 'roots', $env), 0, qr//, 'which ends';
 		remove_tree("$home/ancla/greedy");
 	}
+};
+
+# What root does with it takes a moment, little memory and one line, and what others hold is seen all the same.
+sub endures {
+	my ($what, $left_out) = @_;
+	for my $command ([ 'list' ], [ 'host' ], [ 'plan', make_spec(spec('roots', { cputune => { vcpupin => { 0 => '0' }, emulatorpin => '0' } })) ]) {
+		my $result = run_command(@root, @$command, $env);
+		ended $result, 0, $left_out ? qr{of user @{[FLOODER]} not all VMs are counted, nor the CPUs that they hold: }m : qr//, "$what: `$command->[0]`";
+		is 0 + grep({ /counted/ } split /\n/, "$result->{out}$result->{err}"), $left_out ? 1 : 0, 'says so once, or nothing';
+	}
+	my $list = run_command(@root, 'list', $env)->{out};
+	like $list, qr{^@{[USER]}/theirs }m, 'and others\' VMs are seen';
+	return $list;
+}
+
+subtest 'more than anybody has' => sub {
+	my $flood = '/run/user/' . FLOODER;
+	my $plan = json("$home/ancla/theirs/plan.json");
+	my $text = $json->encode($plan);
+	my $one = forge(FLOODER, 'one', 'plan.json' => $text);
+	like endures('one VM'), qr{^@{[FLOODER]}/one }m, 'it is seen';
+
+	my $lock = forge(FLOODER, 'plan', 'plan.json' => $text);
+	make_path("$flood/ancla/link", { mode => 0700 });
+	link "$flood/ancla/plan/lock", "$flood/ancla/link/lock" or die;
+	link "$flood/ancla/one/plan.json", "$flood/ancla/link/plan.json" or die;
+	system 'chown', '-R', FLOODER, "$flood/ancla";
+	unlike endures('one lock and one plan of several VMs'), qr{@{[FLOODER]}/}, 'they are no VM\'s';
+	remove_tree("$flood/ancla/link");
+
+	my %wide = %$plan;
+	$wide{vcpus} = [ map { { %{ $plan->{vcpus}[0] }, id => 0 + $_, cpus => '0-65535' } } 0 .. 4095 ];
+	$wide{topology} = { sockets => 1, dies => 1, cores => 4096, threads => 1 };
+	my @locks = forge(FLOODER, 'cpus', 'plan.json' => $json->encode(\%wide));
+	unlike endures('CPUs that the host cannot have'), qr{@{[FLOODER]}/cpus }, 'a plan with those is none';
+	my $nodes = { %$plan, memory => [ { %{ $plan->{memory}[0] }, 'host-nodes' => '0-65535', policy => 'strict' } ] };
+	push @locks, forge(FLOODER, 'nodes', 'plan.json' => $json->encode($nodes));
+	unlike endures('nodes that it cannot have'), qr{@{[FLOODER]}/nodes }, 'nor one with those';
+
+	$wide{vcpus} = $plan->{vcpus};
+	$wide{topology} = $plan->{topology};
+	$wide{why} = [ ('x' x 1000) x 1100 ];
+	push @locks, forge(FLOODER, 'large', 'plan.json' => $json->encode(\%wide));
+	unlike endures('more than 1MiB', 1), qr{@{[FLOODER]}/large }, 'is not read';
+	remove_tree("$flood/ancla");
+	$one = forge(FLOODER, 'one', 'plan.json' => $text);
+	make_path(map { "$flood/ancla/$_" } 1 .. 520);
+	endures('hundreds of names', 1);
+	remove_tree($flood);
 };
 
 subtest 'a directory that others can write' => sub {

@@ -770,6 +770,36 @@ static void a_file_that_is_more_than_json_is_not_parsed(void **state)
 	assert_refused(&err, EXIT_FAILED, "a/plan.json is not JSON");
 }
 
+/* What a user may have written. */
+static void of_somebody_elses_files_so_much_is_read(void **state)
+{
+	struct runtime *runtime = *state;
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
+	cleanup_error struct error err = ERROR_INIT, linked = ERROR_INIT, large = ERROR_INIT;
+	cleanup_free char *path = xasprintf("%s/a/plan.json", runtime->path);
+	cleanup_free char *other = xasprintf("%s/a/other", runtime->path);
+	struct stat status;
+
+	add(&ledger, "a", "1", &vm);
+	assert_int_equal(stat(path, &status), 0);
+	struct vm_budget budget = { .bytes = 2 * (size_t)status.st_size - 1 };
+	vm.budget = &budget;
+	assert_int_equal(link(path, other), 0);
+	assert_null(vm_read_plan(&vm, &linked));
+	assert_refused(&linked, EXIT_FAILED, "a/plan.json|Too many links");
+	assert_int_equal(unlink(other), 0);
+	assert_false(budget.exceeded);
+	cleanup_plan struct plan *plan = vm_read_plan(&vm, &err);
+	assert_non_null(plan);
+	assert_int_equal(budget.bytes, status.st_size - 1);
+	assert_false(budget.exceeded);
+	assert_null(vm_read_plan(&vm, &large));
+	assert_refused(&large, EXIT_FAILED, "a/plan.json is larger than");
+	assert_true(budget.exceeded);
+	assert_int_equal(budget.bytes, 0);
+}
+
 static void last_words_are_few_and_whole(void **state)
 {
 	struct runtime *runtime = *state;
@@ -829,6 +859,7 @@ int main(void)
 		test(the_plan_of_a_huge_vm_is_read_back),
 		test(a_file_of_more_values_than_any_plan_is_not_parsed),
 		test(a_file_that_is_more_than_json_is_not_parsed),
+		test(of_somebody_elses_files_so_much_is_read),
 		test(last_words_are_few_and_whole),
 	};
 
