@@ -117,18 +117,19 @@ static int run(const struct invocation *call)
 	cleanup_error struct error err = ERROR_INIT;
 	cleanup_json struct json_object *list = json_object_new_array();
 	bool json = invocation_option(call, "json") != NULL;
+	bool names_only = invocation_option(call, "names") != NULL;
 	cleanup_user_vms struct user_vms users = { 0 };
 	char **names;
 	size_t count;
 	struct listed vm;
 
-	if (ledger_open(&ledger, false, &err) < 0 ||
+	if ((!names_only && user_vms_read(&users, &err) < 0) ||
+	    ledger_open(&ledger, false, &err) < 0 ||
 	    ledger_sweep(&ledger, &names, &count, &err) < 0)
 		return command_fail(&err);
 	ledger_close(&ledger);
-	if (invocation_option(call, "names"))
+	if (names_only)
 		return print_names(names, count);
-	user_vms_read(&users);
 	command_warn(users.left_out);
 	if (!json && count + users.count)
 		printf("%-24s %-10s %8s %6s  %-16s %s\n", "NAME", "STATE", "QEMU", "VCPUS", "CPUS",

@@ -414,14 +414,16 @@ static bool holds_nothing(const struct vm_dir *vm)
 
 /* Only CPUs: a promise of memory would be a user's word, and could be of all that there is. What a
  * user's VM has taken, the nodes show. */
-static void add_users(struct claims *claims)
+static int add_users(struct claims *claims, struct error *err)
 {
 	cleanup_user_vms struct user_vms vms = { 0 };
 
-	user_vms_read(&vms);
+	if (user_vms_read(&vms, err) < 0)
+		return -1;
 	for (size_t i = 0; i < vms.count; i++)
 		claims_add_plan(claims, vms.list[i].plan);
 	claims->left_out = take_pointer(&vms.left_out);
+	return 0;
 }
 
 struct claims *ledger_claims(struct ledger *ledger, struct error *err)
@@ -457,9 +459,8 @@ struct claims *ledger_claims(struct ledger *ledger, struct error *err)
 		}
 	}
 	free_names(names, count);
-	if (result < 0)
+	if (result < 0 || add_users(claims, err) < 0)
 		return NULL;
-	add_users(claims);
 	return take_pointer(&claims);
 }
 

@@ -1,4 +1,5 @@
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +38,25 @@ struct reading {
 	char *exceeding;            /* the first user whose VMs were too many, or NULL */
 	size_t n_exceeding;
 	struct user_vms *vms;
+	bool failed; /* with that error */
+	struct error *err;
 };
+
+/* What fails so fails for what we lack, and a VM may go unseen. Anything else may be of the user's
+ * making, and is no VM. */
+static bool is_our_lack(int error)
+{
+	return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
+static void note_lack(struct reading *r, int error)
+{
+	if (!is_our_lack(error) || r->failed)
+		return;
+	r->failed = true;
+	error_set(r->err, EXIT_FAILED, "cannot see what the VMs of users hold: " USERS ": %s",
+	          strerror(error));
+}
 
 static int compare_locked(const void *a, const void *b)
 {
@@ -67,23 +86,29 @@ static void find_locked(struct reading *r, char *locks)
 }
 
 /* Opens a directory in another, if it is the user's alone to write. */
-static int open_owned(int above, const char *name, uid_t user)
+static int open_owned(struct reading *r, int above, const char *name, uid_t user)
 {
 	cleanup_close int fd = openat(above, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	struct stat status;
 
-	if (fd < 0 || fstat(fd, &status) < 0 || status.st_uid != user || status.st_mode & 022)
+	if (fd < 0 || fstat(fd, &status) < 0) {
+		note_lack(r, errno);
 		return -1;
-	return take_fd(&fd);
+	}
+	return status.st_uid == user && !(status.st_mode & 022) ? take_fd(&fd) : -1;
 }
 
 /* Whether a process that is not gone holds the lock: of this VM, and not under other names, of
  * others. */
-static bool is_locked(const struct reading *r, int dirfd)
+static bool is_locked(struct reading *r, int dirfd)
 {
 	struct stat status;
 
-	if (fstatat(dirfd, "lock", &status, AT_SYMLINK_NOFOLLOW) < 0 || status.st_nlink != 1)
+	if (fstatat(dirfd, "lock", &status, AT_SYMLINK_NOFOLLOW) < 0) {
+		note_lack(r, errno);
+		return false;
+	}
+	if (status.st_nlink != 1)
 		return false;
 	const struct locked lock = { major(status.st_dev), minor(status.st_dev), status.st_ino };
 	return r->n_locked && bsearch(&lock, r->locked, r->n_locked, sizeof(lock), compare_locked);
@@ -126,13 +151,16 @@ static void read_vm(struct reading *r, int runtime, const char *name, uid_t user
 	cleanup_error struct error ignored = ERROR_INIT;
 	cleanup_vm_dir struct vm_dir dir = VM_DIR_INIT;
 
-	dir.dirfd = open_owned(runtime, name, user);
+	dir.dirfd = open_owned(r, runtime, name, user);
 	if (dir.dirfd < 0 || !is_locked(r, dir.dirfd))
 		return;
 	dir.name = xstrdup(name);
 	dir.path = xasprintf(USERS "/%u/ancla/%s", user, name);
 	dir.budget = &r->budget;
+	errno = 0;
 	cleanup_plan struct plan *plan = vm_read_plan(&dir, &ignored);
+	if (!plan)
+		note_lack(r, errno);
 	if (!plan || !is_of_this_host(r, plan))
 		return;
 	cleanup_free char *shown = escaped(name);
@@ -150,13 +178,15 @@ static void read_names(struct reading *r, DIR *dir, uid_t user)
 {
 	struct dirent *entry;
 
-	for (int names = 0; !r->budget.exceeded && (entry = readdir(dir)); names++) {
+	for (int names = 0; !r->budget.exceeded && (errno = 0, entry = readdir(dir)); names++) {
 		if (names == NAMES_MAX)
 			r->budget.exceeded = true;
 		else if (entry->d_name[0] != '.')
 			read_vm(r, dirfd(dir), entry->d_name, user);
 	}
-	if (r->budget.exceeded && r->n_exceeding++ == 0)
+	if (!r->budget.exceeded)
+		note_lack(r, errno);
+	else if (r->n_exceeding++ == 0)
 		r->exceeding = xstrdup(r->owner);
 }
 
@@ -164,10 +194,12 @@ static void read_user(struct reading *r, int users, const char *number)
 {
 	char *end;
 	uid_t user = (uid_t)strtoul(number, &end, 10);
-	cleanup_close int above = *end ? -1 : open_owned(users, number, user);
-	cleanup_close int runtime = above < 0 ? -1 : open_owned(above, "ancla", user);
+	cleanup_close int above = *end ? -1 : open_owned(r, users, number, user);
+	cleanup_close int runtime = above < 0 ? -1 : open_owned(r, above, "ancla", user);
 	DIR *dir = runtime < 0 ? NULL : fdopendir(runtime);
 
+	if (runtime >= 0 && !dir)
+		note_lack(r, errno);
 	if (!dir)
 		return;
 	take_fd(&runtime);
@@ -214,9 +246,10 @@ static void read_users(struct reading *r, DIR *users)
 
 	r->cpus = read_list("/sys/devices/system/cpu/possible");
 	r->nodes = read_list("/sys/devices/system/node/possible");
-	while ((entry = readdir(users)))
+	while ((errno = 0, entry = readdir(users)))
 		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9')
 			read_user(r, dirfd(users), entry->d_name);
+	note_lack(r, errno);
 	if (r->n_exceeding)
 		tell_what_is_left_out(r);
 	if (r->vms->count)
@@ -226,27 +259,40 @@ static void read_users(struct reading *r, DIR *users)
 	free(r->exceeding);
 }
 
-void user_vms_read(struct user_vms *vms)
+static void read_locks(struct reading *r, DIR *users)
 {
 	cleanup_error struct error err = ERROR_INIT;
 	cleanup_free char *locks = NULL;
-	struct reading r = { .vms = vms };
+
+	errno = 0;
+	if (read_file("/proc/locks", LOCKS_LIMIT, &locks, NULL, &err) < 0) {
+		note_lack(r, errno);
+		r->vms->left_out = xasprintf("users' VMs are not counted, nor the CPUs that they "
+		                             "hold: %s",
+		                             err.message);
+		return;
+	}
+	find_locked(r, locks);
+	read_users(r, users);
+	free(r->locked);
+}
+
+int user_vms_read(struct user_vms *vms, struct error *err)
+{
+	struct reading r = { .vms = vms, .err = err };
 	const char *own = getenv("ANCLA_RUNTIME_DIR");
-	DIR *users = geteuid() == 0 && !(own && *own) ? opendir(USERS) : NULL;
 
 	*vms = (struct user_vms){ 0 };
+	if (geteuid() != 0 || (own && *own))
+		return 0;
+	DIR *users = opendir(USERS);
+	if (!users && errno == ENOENT)
+		return 0;
 	if (!users)
-		return;
-	if (read_file("/proc/locks", LOCKS_LIMIT, &locks, NULL, &err) == 0) {
-		find_locked(&r, locks);
-		read_users(&r, users);
-	} else {
-		vms->left_out = xasprintf("users' VMs are not counted, nor the CPUs that they "
-		                          "hold: %s",
-		                          err.message);
-	}
+		return error_set(err, EXIT_FAILED, "cannot read " USERS ": %s", strerror(errno));
+	read_locks(&r, users);
 	closedir(users);
-	free(r.locked);
+	return r.failed ? -1 : 0;
 }
 
 void user_vms_free(struct user_vms *vms)

@@ -23,8 +23,9 @@ struct user_vms {
 };
 
 /* The VMs of all users, where this process is root and its runtime directory the system's own; else
- * none. */
-void user_vms_read(struct user_vms *vms);
+ * none. -1 and an error if memory or descriptors are short: what else cannot be read may be of a
+ * user's making, and is no VM. */
+int user_vms_read(struct user_vms *vms, struct error *err);
 void user_vms_free(struct user_vms *vms);
 #define cleanup_user_vms __attribute__((cleanup(user_vms_free)))
 

@@ -219,13 +219,15 @@ static void use(const struct plan *plan)
 static void read_as_root(void)
 {
 	cleanup_user_vms struct user_vms vms = { 0 };
-	struct reading reading = { .budget = { .bytes = BYTES_MAX },
-		                   .owner = (char *)"user",
-		                   .vms = &vms };
+	cleanup_error struct error err = ERROR_INIT;
+	struct reading reading = {
+		.budget = { .bytes = BYTES_MAX }, .owner = (char *)"user", .vms = &vms, .err = &err
+	};
 	cleanup_free char *locks = xstrdup(runtime.locks);
 
 	find_locked(&reading, locks);
 	read_vm(&reading, runtime.dirfd, NAME, geteuid());
+	promise(!reading.failed, "%s", err.message);
 	free(reading.locked);
 	for (size_t i = 0; i < vms.count; i++) {
 		const struct user_vm *vm = &vms.list[i];

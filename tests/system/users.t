@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use AnclaTest;
 use AnclaVm;
+use Errno qw(EMFILE ENOMEM);
 use Fcntl qw(:flock);
 use File::Path qw(make_path remove_tree);
 use POSIX qw(mkfifo);
@@ -40,6 +41,21 @@ my ($claim) = grep { $_->{vm} eq $name && $_->{role} eq 'vcpu 0' } @{ json(run_c
 is $claim->{cpus}, '1', 'the map shows what it holds';
 ok $claim->{dedicated}, 'alone';
 ended run_command(@root, 'start', make_spec(spec('ours', $alone)), $env), 4, qr/CPUs 1 alone, but VM "$name" holds 1 alone/, 'root\'s VM does not get that CPU';
+
+subtest 'where root cannot look' => sub {
+	for ([ 'openat', 257, EMFILE ], [ 'getdents64', 217, ENOMEM ], [ 'read', 0, ENOMEM ]) {
+		my ($call, $number, $errno) = @$_;
+		my ($nth, @missed) = (0);
+		while (++$nth < 1000) {
+			my $result = run_command("$BUILD/tests/inject", '--fail', 0, $number, $nth, $errno, @root, 'list', $env);
+			last if $result->{exit} == 99;
+			push @missed, "$nth: $result->{out}" if $result->{exit} == 0 && $result->{out} !~ m{^$name }m;
+		}
+		is_deeply \@missed, [], "it does not say that the user has no VM, whichever $call() fails";
+		cmp_ok $nth, '>', 2, "of $nth";
+	}
+};
+
 ended run_command(@root, 'status', 'theirs', $env), 1, qr/no VM "theirs" runs/, 'it is none of root\'s own';
 
 subtest 'what a user puts there' => sub {
