@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "child.h"
@@ -34,14 +35,52 @@ static bool tell_result(int pipe, int code)
 	return told;
 }
 
-static int use_null(int from, int to)
+static int not_let_go(struct error *err)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return error_set(err, EXIT_FAILED, "cannot let go of the caller's descriptors: %s",
+	                 strerror(errno));
+}
 
-	for (int fd = from; null >= 0 && fd <= to; fd++)
-		if (dup2(null, fd) < 0)
-			return -1;
-	return null;
+/* In the place of the caller's. */
+static int use_null(int from, int to, struct error *err)
+{
+	cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return not_let_go(err);
+	for (int fd = from; fd <= to; fd++)
+		while (dup2(null, fd) < 0)
+			if (errno != EINTR)
+				return not_let_go(err);
+	return 0;
+}
+
+/* Of what is open above these, too, somebody may wait for the end. */
+static int detach(int signals, int pipe, struct error *err)
+{
+	setsid();
+	if (use_null(STDIN_FILENO, STDOUT_FILENO, err) < 0)
+		return -1;
+	if (child_close_others(STDERR_FILENO + 1, (int[]){ signals, pipe }, 2) < 0)
+		return not_let_go(err);
+	return 0;
+}
+
+/* From here on the log is the VM's, and standard error no longer the caller's. */
+static int leave_caller(struct vm *vm, struct error *err)
+{
+	if (log_to_file(vm->dir.dirfd, VM_OWN_LOG, err) < 0) {
+		log_say(LOG_WARNING, "log", "%s", err->message);
+		error_clear(err);
+	}
+	if (use_null(STDERR_FILENO, STDERR_FILENO, err) < 0) {
+		log_to_stderr();
+		return -1;
+	}
+	if (chdir("/") < 0) {
+		/* Then it stays where it is, which only keeps a mount busy. */
+	}
+	return 0;
 }
 
 static const char too_late[] = "as the guest began to run";
@@ -57,28 +96,18 @@ static int supervisor(const struct spec *spec, int signals, int pipe)
 	cleanup_error struct error err = ERROR_INIT;
 	struct vm vm;
 
-	setsid();
-	use_null(STDIN_FILENO, STDOUT_FILENO);
-	/* Of what is open above these, somebody may wait for the end. */
-	child_close_others(STDERR_FILENO + 1, (int[]){ signals, pipe }, 2);
-	bool runs = launch(spec, &options, &vm, &err) == 0;
-	/* To the command this is still the start; the supervisor would only ask the guest. */
-	if (runs && supervise_stopped(signals, too_late, &err) < 0) {
-		vm_end(&vm);
-		runs = false;
-	}
-	if (!runs) {
+	if (detach(signals, pipe, &err) < 0 || launch(spec, &options, &vm, &err) < 0) {
 		tell_result(pipe, command_fail(&err));
 		return EXIT_FAILED;
 	}
-	vm_report(&vm);
-	if (log_to_file(vm.dir.dirfd, VM_OWN_LOG, &err) < 0) {
-		log_say(LOG_WARNING, "log", "%s", err.message);
-		error_clear(&err);
-	}
-	use_null(STDERR_FILENO, STDERR_FILENO);
-	if (chdir("/") < 0) {
-		/* Then it stays where it is, which only keeps a mount busy. */
+	/* To the command this is still the start; the supervisor would only ask the guest. */
+	bool runs = supervise_stopped(signals, too_late, &err) == 0;
+	if (runs)
+		vm_report(&vm);
+	if (!runs || leave_caller(&vm, &err) < 0) {
+		vm_end(&vm);
+		tell_result(pipe, command_fail(&err));
+		return EXIT_FAILED;
 	}
 	if (!tell_result(pipe, EXIT_DONE)) {
 		vm_end(&vm);
@@ -141,8 +170,9 @@ static int wait_for_result(pid_t child, int pipe, int signals, struct error *err
 
 	for (;;) {
 		struct pollfd polls[2] = { { pipe, POLLIN, 0 }, { signals, POLLIN, 0 } };
+		/* The kernel is short of memory: that is no reason to leave the VM alone. */
 		if (poll(polls, 2, -1) < 0 && errno != EINTR)
-			return error_set(err, EXIT_FAILED, "cannot poll: %s", strerror(errno));
+			nanosleep(&(struct timespec){ .tv_nsec = 10 * 1000 * 1000 }, NULL);
 		if (polls[1].revents)
 			passed = pass_signal(signals, child);
 		if (!polls[0].revents)

@@ -64,6 +64,13 @@ int log_to_file(int dirfd, const char *name, struct error *err)
 	return 0;
 }
 
+void log_to_stderr(void)
+{
+	if (state.file)
+		close(state.file);
+	state.file = 0;
+}
+
 static const char *level_name(int level)
 {
 	static const char *const names[] = { "emergency", "alert",  "critical", "error",

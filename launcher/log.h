@@ -29,6 +29,9 @@ void log_raw(bool raw);
  * first half goes when it is full. */
 int log_to_file(int dirfd, const char *name, struct error *err);
 
+/* As before that. */
+void log_to_stderr(void);
+
 /* `event` is a word for programs: "guest-reset". The message is one line for people, without a full
  * stop; further ones are indented by two blanks. */
 void log_say(int level, const char *event, const char *format, ...)

@@ -26,6 +26,18 @@ sub launched {
 	return @wrong, is_unharmed($how), end_vm();
 }
 
+# Of the caller's it keeps nothing; and who is told of an error need not look for a VM, unless that says so.
+sub detached {
+	my ($result, $how) = @_;
+	my @wrong;
+	if (my $supervisor = pid_of() && state_of() eq 'running' && launcher_of()) {
+		push @wrong, map { "its supervisor has $_" } grep { $_ ne '/dev/null' } map { readlink("/proc/$supervisor/fd/$_") // () } 0 .. 2
+			if defined $result->{exit} && $result->{exit} == 0;
+		push @wrong, "it runs, in spite of: $result->{err}" if ($result->{exit} // 0) == 1 && ($result->{err} // '') !~ /`ancla list` shows/;
+	}
+	return @wrong, launched($result, $how);
+}
+
 try_all(command => [ 'run', $path ], qemu => 'ours', after => \&launched,
 	stays => sub { state_of() eq 'running' }, end => sub { run_ancla('stop', '--force', $vm) });
 
@@ -50,7 +62,7 @@ try_all(command => [ 'run', '--attach', $vm ], qemu => 'theirs', exit => 137, mo
 end_vm();
 a_neighbour() or BAIL_OUT('no neighbour');
 
-try_all(command => [ 'start', $holding ], qemu => 'ours', after => \&launched);
+try_all(command => [ 'start', $holding ], qemu => 'ours', after => \&detached);
 
 try_all(command => [ 'stop', '--force', $vm ], qemu => 'theirs', ready => sub { return a_vm($holding) },
 	after => sub { return is_unharmed($_[1]), end_vm() });

@@ -55,6 +55,26 @@ subtest 'it leaves nothing of the caller\'s open' => sub {
 	clean;
 };
 
+# openat(2), dup2(2) and poll(2) of the command (role 0) and of its supervisor (1).
+subtest 'a call that fails leaves nothing of the caller\'s open, nor a VM behind an error' => sub {
+	my $path = make_spec(spec('free'));
+	my $with = sub { return run_command("$BUILD/tests/inject", '--fail', @_, $ancla, 'start', $path) };
+	for (['/dev/null', 1, 257, 1, 24], ['standard input', 1, 33, 1, 24], ['standard output', 1, 33, 2, 24], ['standard error', 1, 33, 3, 24]) {
+		my ($name, @call) = @$_;
+		my $result = $with->(@call);
+		ended $result, 1, qr/^ancla: cannot let go of the caller's descriptors: Too many open files$/m, "$name: is told";
+		ok !$result->{held_open}, "$name: nobody holds what the caller waits for";
+		clean;
+	}
+	for my $errno (4, 12) {
+		my $result = $with->(0, 7, 1, $errno);
+		ended $result, 0, qr/\Aancla: free runs[^\n]*\n\z/, "poll(2): error $errno: it waits on";
+		ok !$result->{held_open}, 'its supervisor holds nothing';
+		stop_vm('free');
+	}
+	clean;
+};
+
 subtest 'bad specs and refusals' => sub {
 	my $path = tmpdir() . '/bad.json';
 	open my $file, '>', $path or die;
