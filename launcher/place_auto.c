@@ -463,9 +463,11 @@ static void try_splits(struct placing *p, struct answer *answer)
 {
 	size_t parts = p->plan->n_vcpus / place_step(p);
 	size_t most = p->host->n_nodes < parts ? p->host->n_nodes : parts;
+	uint64_t grains = p->spec->memory / grain(p);
 	struct split split, best = { 0 };
 	struct fit_problem whole;
 
+	most = grains < most ? grains : most; /* none without memory */
 	place_problem(p, NULL, &whole);
 	for (size_t count = 2; count <= most && count <= FIT_UNITS_MAX && !is_granted(answer);
 	     count++) {
@@ -477,8 +479,7 @@ static void try_splits(struct placing *p, struct answer *answer)
 		if (answer->found)
 			continue;
 		split = (struct split){ .count = count };
-		if (place_uneven(&whole, count, grain(p), p->spec->memory / grain(p), split.vcpus,
-		                 split.pages) &&
+		if (place_uneven(&whole, count, grain(p), grains, split.vcpus, split.pages) &&
 		    try_split(p, &split, answer))
 			best = split;
 	}

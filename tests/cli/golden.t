@@ -35,7 +35,6 @@ sub run_plan {
 	return ($? == 0, $answer);
 }
 
-
 # What holds of every plan, whatever its golden file says.
 sub check_plan {
 	my ($name, $plan) = @_;
@@ -57,6 +56,7 @@ sub check_plan {
 	my ($size) = map { /^size=(\d+)k$/ ? $1 * 1024 : () } @argv;
 	my $sum = 0;
 	$sum += $_->{size} for @{ $plan->{memory} };
+	push @wrong, "guest node $_->{'guest-node'} has no whole pages" for grep { !$_->{size} || $_->{size} % $_->{'page-size'} } @{ $plan->{memory} };
 	push @wrong, 'the memory of the plan is not that of -m' if $size != $sum;
 	my (%fd, %id);
 	for my $word (@argv) {
