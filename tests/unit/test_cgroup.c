@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -183,6 +186,50 @@ static void what_is_not_whole_is_refused(void **state)
 	}
 }
 
+/* What a cgroup of v2 says of the controllers below it, as an ordinary directory has it. */
+static void assert_control(const char *parent, const char *expected, ssize_t noted)
+{
+	cleanup_free char *control = cgroup_read(parent, "cgroup.subtree_control");
+	char attribute[16];
+
+	assert_string_equal(control, expected);
+	assert_int_equal(getxattr(parent, "user.ancla.enabled", attribute, sizeof(attribute)),
+	                 noted);
+}
+
+static void controllers_stay_on_for_those_who_may_need_them(void **state)
+{
+	char parent[] = "/var/tmp/ancla-test-cgroup-XXXXXX";
+	assert_non_null(mkdtemp(parent));
+	cleanup_free char *other = xasprintf("%s/ancla-other-cpu", parent);
+	cleanup_free char *own = xasprintf("%s/ancla-own-cpu", parent);
+	cleanup_free char *control = xasprintf("%s/cgroup.subtree_control", parent);
+	cleanup_error struct error err = ERROR_INIT;
+	struct cgroup cgroup = { .version = 2, .parent = parent, .limits = own };
+	struct rlimit files, none = { 0 };
+
+	(void)state;
+	assert_int_equal(write_file_atomic(AT_FDCWD, control, "cpu", &err), 0);
+	assert_int_equal(setxattr(parent, "user.ancla.enabled", "cpu ", 4, 0), 0);
+	assert_int_equal(mkdir(other, 0700), 0);
+	assert_int_equal(mkdir(own, 0700), 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+	none.rlim_max = files.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	int blind = cgroup_remove(&cgroup, &err);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+	assert_int_equal(blind, -1);
+	assert_non_null(strstr(err.message, parent));
+	assert_control(parent, "cpu", 4);
+	assert_int_equal(cgroup_remove(&cgroup, &err), 0);
+	assert_control(parent, "cpu", 4);
+	assert_int_equal(rmdir(other), 0);
+	assert_int_equal(cgroup_remove(&cgroup, &err), 0);
+	assert_control(parent, "-cpu", -1);
+	unlink(control);
+	assert_int_equal(rmdir(parent), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -192,6 +239,7 @@ int main(void)
 		cmocka_unit_test(settings_are_the_versions_own),
 		cmocka_unit_test(what_is_on_file_is_read_back),
 		cmocka_unit_test(what_is_not_whole_is_refused),
+		cmocka_unit_test(controllers_stay_on_for_those_who_may_need_them),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
