@@ -289,6 +289,7 @@ sub try_all {
 			diag $wrong[-1];
 			kill KILL => map { /^(\d+)/ } ours();
 			run_ancla('list');
+			reserve_hugepages($total) if $pages;
 		}
 		$_->{ $result->{exit} // 'none' }++ for \%codes, \%ends;
 	}
