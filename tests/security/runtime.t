@@ -49,7 +49,6 @@ subtest 'names that lead out' => sub {
 		}
 	}
 	for my $name ('..', '.hidden', 'a/b', '/etc', '', ' ', "a\n", '-x', 'a' x 64, '.lock') {
-		my $result = run_ancla('start', make_spec({ %{ spec('x') }, name => $name }, 'odd')) if 0;
 		open my $file, '>', "$dir/named.json" or die;
 		print $file JSON::PP->new->encode({ %{ spec('x') }, name => $name });
 		close $file;
