@@ -183,8 +183,11 @@ static void act_now(struct life *life, enum life_action action, const char *why)
 	}
 }
 
+/* Once: a QEMU that tells of a second end would have the first dump, or its own end, forgotten. */
 static void act(struct life *life, enum life_action action, const char *why)
 {
+	if (life->step == LIFE_DUMPING || life->step == LIFE_ENDING)
+		return;
 	if (life->stopped || action == ACTION_DESTROY) {
 		act_now(life, action, why);
 		return;
