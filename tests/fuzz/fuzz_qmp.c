@@ -187,6 +187,7 @@ static void find_threads(struct json_object *cpus, struct json_object *iothreads
 		                   .n_iothreads = 1 };
 	struct threads threads = { 0 };
 
+	promise(threads_count_vcpus(&plan, cpus) <= 2, "more vCPUs than there are");
 	if (threads_read(&threads, getpid(), &plan, cpus, iothreads, &err) < 0)
 		promise_error(&err);
 	for (size_t i = 0; !err.message && i < threads.count; i++) {
