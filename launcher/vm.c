@@ -41,8 +41,8 @@ int vm_qmp_failed(struct vm *vm, const struct qmp_error *qmp_error, const char *
 }
 
 /* A QEMU that is broken may send events without end while it is waited for: so many are kept, each
- * with at most so many bytes of data. */
-enum { EVENTS_MAX = 128, EVENT_DATA_MAX = 65536 };
+ * with at most so many bytes of data, which may be some 300 times as many in memory. */
+enum { EVENTS_MAX = 128, EVENT_DATA_MAX = 2048 };
 
 static void free_events(struct vm_event *events, size_t count)
 {

@@ -22,6 +22,11 @@
 /* A message longer than this is a broken peer (query-qmp-schema is about 0.3 MiB). */
 #define QMP_MESSAGE_MAX (16 * 1024 * 1024)
 
+/* So is one of more values, each of which json-c makes some 150 bytes of, were it two in the
+ * message; and some 800 of an object, which counts as five. (query-qmp-schema has 38,000,
+ * query-cpus-fast of 4,096 vCPUs 70,000.) */
+#define QMP_VALUES_MAX 250000
+
 /* How long qmp_connect() waits for a listener whose queue is full. */
 #define QMP_CONNECT_LIMIT_S 5
 

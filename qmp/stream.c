@@ -10,6 +10,7 @@
 #include "stream.h"
 
 #define MAX_DEPTH 1024
+#define VALUES_OF_OBJECT 5
 
 int qmp_error_set(struct qmp_error *error, enum qmp_error_kind kind, const char *format, ...)
 {
@@ -179,6 +180,22 @@ int stream_fill(struct stream *stream, struct qmp_error *error)
 	return qmp_error_set(error, QMP_ERROR_CLOSED, "QEMU closed the connection");
 }
 
+/* A broken peer's, whose message is not read to its end. */
+static int check_size(const struct stream *stream, struct qmp_error *error)
+{
+	char expected[80];
+
+	if (stream->size > QMP_MESSAGE_MAX)
+		snprintf(expected, sizeof(expected), "a message of at most %d MiB",
+		         QMP_MESSAGE_MAX / (1024 * 1024));
+	else if (stream->values > QMP_VALUES_MAX)
+		snprintf(expected, sizeof(expected), "a message of at most %d values",
+		         QMP_VALUES_MAX);
+	else
+		return 0;
+	return stream_unexpected(stream, error, expected);
+}
+
 static bool is_blank(char c)
 {
 	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
@@ -192,7 +209,24 @@ static void skip_blanks(struct stream *stream)
 	}
 }
 
-/* Counts bytes as read, and keeps the first ones of a message for errors. */
+/* Each but the first of an array or object follows a comma. */
+static void count_values(struct stream *stream, const char *text, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		if (stream->escaped)
+			stream->escaped = false;
+		else if (text[i] == '"')
+			stream->quoted = !stream->quoted;
+		else if (stream->quoted)
+			stream->escaped = text[i] == '\\';
+		else if (text[i] == ',' || text[i] == '[')
+			stream->values++;
+		else if (text[i] == '{')
+			stream->values += VALUES_OF_OBJECT;
+	}
+}
+
+/* Counts bytes and values as read, and keeps the first ones of a message for errors. */
 static void consume(struct stream *stream, size_t length)
 {
 	size_t kept = STREAM_EXCERPT - stream->head_length;
@@ -201,6 +235,7 @@ static void consume(struct stream *stream, size_t length)
 		kept = length;
 	memcpy(stream->head + stream->head_length, stream->buffer + stream->start, kept);
 	stream->head_length += kept;
+	count_values(stream, stream->buffer + stream->start, length);
 	stream->start += length;
 	stream->size += length;
 }
@@ -234,11 +269,10 @@ static int parse(struct stream *stream, struct json_object **message, struct qmp
 int stream_next(struct stream *stream, struct json_object **message, struct qmp_error *error)
 {
 	struct json_object *parsed = NULL;
-	char expected[80];
 
 	if (stream->complete) {
 		stream->complete = false;
-		stream->size = 0;
+		stream->size = stream->values = 0;
 		stream->head_length = 0;
 	}
 	if (!stream->head_length)
@@ -251,11 +285,9 @@ int stream_next(struct stream *stream, struct json_object **message, struct qmp_
 		if (parse(stream, &parsed, error) < 0)
 			return -1;
 	}
-	if (stream->size > QMP_MESSAGE_MAX) {
+	if (check_size(stream, error) < 0) {
 		json_object_put(parsed);
-		snprintf(expected, sizeof(expected), "a message of at most %d MiB",
-		         QMP_MESSAGE_MAX / (1024 * 1024));
-		return stream_unexpected(stream, error, expected);
+		return -1;
 	}
 	if (!parsed)
 		return 0;

@@ -19,6 +19,8 @@ struct stream {
 	struct json_tokener *tokener;
 	size_t start, end;         /* what of `buffer` is not parsed yet */
 	size_t size;               /* of the message under way, with the blanks before it */
+	size_t values;             /* in it so far, about */
+	bool quoted, escaped;      /* it is in a string; behind a backslash there */
 	bool complete;             /* that message was handed out */
 	char head[STREAM_EXCERPT]; /* its first bytes */
 	size_t head_length;

@@ -13,7 +13,7 @@ use Time::HiRes qw(time);
 
 my $ancla = $ENV{ANCLA} // "$BUILD/ancla";
 my $slow = $ENV{ANCLA_TEST_SLOW} || 1;
-# The largest message is 16 MiB; sanitizers take several times what they guard.
+# The largest message is 16 MiB, or 250,000 values; sanitizers take several times what they guard.
 use constant { MOST_KB => 200 * 1024, LONGEST => 90 }; # seconds
 my $most_kB = MOST_KB * ($ENV{ASAN_OPTIONS} ? 4 : 1);
 
@@ -43,6 +43,11 @@ sub fake {
 my @starts = (
 	[ 'line-greeting', 'greeting=line', qr/expected a message of at most 16 MiB, got: \{"return": "x+\.\.\. \(while QEMU started\)/ ],
 	[ 'line-reply', 'query-cpus-fast=line', qr/expected a message of at most 16 MiB, got: .*asked for its threads/ ],
+	[ 'many-objects', "'query-cpus-fast=many:{}'", qr/expected a message of at most 250000 values, got: \{"return":\[\{\},\{\}.*asked for its threads/ ],
+	[ 'many-arrays', "'query-cpus-fast=many:[]'", qr/expected a message of at most 250000 values, got: .*asked for its threads/ ],
+	[ 'many-numbers', 'query-cpus-fast=many:1', qr/expected a message of at most 250000 values, got: .*asked for its threads/ ],
+	[ 'many-words', qq('query-cpus-fast=many:""'), qr/expected a message of at most 250000 values, got: .*asked for its threads/ ],
+	[ 'events-heavy', 'cont=heavy', qr/"cont".*within 10 s/ ],
 	[ 'events-greeting', 'greeting=events', qr/QEMU broke the protocol: expected its greeting, got: \{"event":"STOP"/ ],
 	[ 'events-reply', 'query-cpus-fast=events', qr/"query-cpus-fast".*within 10 s/ ],
 	[ 'events-cont', 'cont=events', qr/"cont".*within 10 s/ ],

@@ -683,6 +683,60 @@ static void a_reply_that_is_too_large_is_a_protocol_error(void **state)
 	                               "\"yyyy");
 }
 
+/* A reply that returns an array of `first` and so many times `more`. */
+static void reply_many(struct peer *peer, const char *first, const char *more, size_t count)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+
+	fprintf(out, "\"return\": [%s", first);
+	while (count--)
+		fputs(more, out);
+	fputc(']', out);
+	fclose(out);
+	answer(peer, hear(peer), text);
+	free(text);
+}
+
+static void reply_too_many(struct peer *peer)
+{
+	greet(peer);
+	reply_many(peer, "{}", ",{}", QMP_VALUES_MAX / 5);
+	hear_out(peer);
+}
+
+static void a_reply_of_too_many_values_is_a_protocol_error(void **state)
+{
+	struct fixture *f = *state;
+	struct qmp_error error;
+
+	start_ready(f, reply_too_many);
+	assert_fails(qmp_call(f->qmp, "query-all", NULL, LIMIT_MS, NULL, &error), &error,
+	             QMP_ERROR_PROTOCOL);
+	assert_contains(error.message, "expected a message of at most 250000 values, got: "
+	                               "{\"return\": [{},{},");
+}
+
+/* Also where a word looks like them, and messages that have many each. */
+static void reply_many_values(struct peer *peer)
+{
+	greet(peer);
+	for (int i = 0; i < 3; i++)
+		reply_many(peer, "0", ",1", QMP_VALUES_MAX - 100);
+	reply_many(peer, "[\"\\\\\\\"\", \"\"]", ",\",[{\\\"\"", QMP_VALUES_MAX / 2);
+}
+
+static void a_reply_of_many_values_is_none(void **state)
+{
+	struct fixture *f = *state;
+	struct qmp_error error;
+
+	start_ready(f, reply_many_values);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(qmp_call(f->qmp, "query-all", NULL, LIMIT_MS, NULL, &error), 0);
+}
+
 static void flood_blanks(struct peer *peer)
 {
 	char *blanks = padded("", ' ', QMP_MESSAGE_MAX + MIB, "\n");
@@ -995,6 +1049,8 @@ int main(void)
 		TEST(what_is_neither_event_nor_awaited_reply_is_a_protocol_error),
 		TEST(a_second_reply_to_a_command_is_a_protocol_error),
 		TEST(a_reply_that_is_too_large_is_a_protocol_error),
+		TEST(a_reply_of_too_many_values_is_a_protocol_error),
+		TEST(a_reply_of_many_values_is_none),
 		TEST(a_flood_of_blanks_is_a_protocol_error),
 		TEST(what_follows_a_reply_does_not_hold_it_back),
 		TEST(a_peer_that_never_greets_is_given_up),
