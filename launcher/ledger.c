@@ -16,6 +16,7 @@
 #include "log.h"
 #include "promises.h"
 #include "reserve.h"
+#include "trust.h"
 #include "util.h"
 #include "waits.h"
 
@@ -70,9 +71,10 @@ static int check_owner(int fd, const char *path, struct error *err)
  * as /tmp is, only we can. */
 static int check_above(int fd, const char *path, struct error *err)
 {
+	cleanup_free char *above = xasprintf("/proc/self/fd/%d/..", fd);
 	struct stat status;
 
-	if (fstatat(fd, "..", &status, 0) < 0)
+	if (stat(above, &status) < 0)
 		return error_set(err, EXIT_FAILED, "cannot read the directory above %s: %s", path,
 		                 strerror(errno));
 	if (status.st_uid != geteuid() && status.st_uid != 0)
@@ -80,10 +82,10 @@ static int check_above(int fd, const char *path, struct error *err)
 		                 "the directory above %s belongs to user %u, who could replace it; "
 		                 "it is not safe to use: set ANCLA_RUNTIME_DIR to another",
 		                 path, status.st_uid);
-	if ((status.st_mode & S_IWOTH) && !(status.st_mode & S_ISVTX))
+	if (trust_others_write(above, &status))
 		return error_set(err, EXIT_FAILED,
 		                 "the directory above %s can be written by others (mode %03o), who "
-		                 "could replace it; it is not safe to use: chmod o-w it, or set "
+		                 "could replace it; it is not safe to use: chmod go-w it, or set "
 		                 "ANCLA_RUNTIME_DIR to another",
 		                 path, status.st_mode & 07777);
 	return 0;

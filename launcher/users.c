@@ -105,3 +105,64 @@ char *user_name(uid_t uid)
 
 	return find_entry(NULL, uid, &user) ? take_pointer(&user.name) : xasprintf("%u", uid);
 }
+
+char *group_name(gid_t gid)
+{
+	cleanup_file FILE *file = fopen(GROUP, "re");
+	struct group *entry;
+
+	while (file && (entry = fgetgrent(file)))
+		if (entry->gr_gid == gid)
+			return xstrdup(entry->gr_name);
+	return xasprintf("%u", gid);
+}
+
+static bool is_one_of(const uid_t *users, size_t count, uid_t uid)
+{
+	for (size_t i = 0; i < count; i++)
+		if (users[i] == uid)
+			return true;
+	return false;
+}
+
+/* Whether one of the users has it as primary group, and nobody else. */
+static bool is_primary_of(const uid_t *users, size_t count, gid_t gid)
+{
+	cleanup_file FILE *file = fopen(PASSWD, "re");
+	struct passwd *entry;
+	bool found = false;
+
+	while (file && (entry = fgetpwent(file))) {
+		if (entry->pw_gid != gid)
+			continue;
+		if (!is_one_of(users, count, entry->pw_uid))
+			return false;
+		found = true;
+	}
+	return found;
+}
+
+static bool are_among(char *const *members, const uid_t *users, size_t count)
+{
+	for (; *members; members++) {
+		cleanup_user struct user user = { 0 };
+		if (!find_entry(*members, 0, &user) || !is_one_of(users, count, user.uid))
+			return false;
+	}
+	return true;
+}
+
+bool users_have_group(const uid_t *users, size_t count, gid_t gid)
+{
+	struct group *entry;
+
+	if (gid == 0)
+		return true;
+	if (!is_primary_of(users, count, gid))
+		return false;
+	cleanup_file FILE *file = fopen(GROUP, "re");
+	while (file && (entry = fgetgrent(file)))
+		if (entry->gr_gid == gid && !are_among(entry->gr_mem, users, count))
+			return false;
+	return file != NULL;
+}

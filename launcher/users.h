@@ -3,6 +3,7 @@
 #ifndef ANCLA_USERS_H
 #define ANCLA_USERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -24,5 +25,10 @@ void user_free(struct user *user);
 
 /* The name for a number, or the number in digits. The caller frees. */
 char *user_name(uid_t uid);
+char *group_name(gid_t gid);
+
+/* Whether nobody but these users is in the group: it is root's, or the primary group of one of them
+ * in /etc/passwd, and of nobody else there, and has no other member in /etc/group. */
+bool users_have_group(const uid_t *users, size_t count, gid_t gid);
 
 #endif

@@ -48,6 +48,16 @@ subtest 'what ancla gives by itself' => sub {
 	ended run_ancla('check', with([ '-machine', 'smm=off', '-object', 'rng-random,id=r,filename=/dev/urandom', '-chardev', 'null,id=monitor2', '-d', 'guest_errors' ])), 0, qr/^$/, 'others are not';
 };
 
+# As setfacl -m u:USER:rwx does (acl(5); <linux/posix_acl_xattr.h>).
+sub set_acl {
+	my ($path, $user) = @_;
+	my @entries = ([ 1, 7, ~0 ], [ 2, 7, $user ], [ 4, 5, ~0 ], [ 0x10, 7, ~0 ], [ 0x20, 5, ~0 ]);
+	my $list = pack 'V' . 'vvV' x @entries, 2, map { $_->[0], $_->[1], $_->[2] & 0xffffffff } @entries;
+	my $name = 'system.posix_acl_access';
+	is syscall(188, $path, $name, $list, length $list, 0), 0, 'an access control list' or diag "$path: $!";
+}
+sub remove_acl { my ($path) = @_; my $name = 'system.posix_acl_access'; syscall 197, $path, $name }
+
 subtest 'a program of somebody else' => sub {
 	plan skip_all => 'needs root' if $>;
 	my $dir = tmpdir() . '/theirs';
@@ -77,7 +87,22 @@ subtest 'a program of somebody else' => sub {
 	chmod 01777, $dir;
 	ended run_ancla('plan', make_spec(spec('args', { qemu => { binary => "$dir/link" } }))), 0, qr/QEMU/, 'a sticky directory does not matter';
 	chmod 0755, $dir;
+	for (['one that a group can write', $binary], ['one where a group can write', $dir]) {
+		my ($what, $path) = @$_;
+		chmod 0775, $path;
+		chown 0, 47323, $path;
+		$case->($what, $binary, qr{$path can be written by group 47323});
+		chown 0, 0, $path;
+		set_acl($path, 47323);
+		$case->("$what, of a list of its own", $binary, qr{$path can be written by those in its access control list});
+		remove_acl($path);
+		chmod 0775, $path;
+		ended run_ancla('plan', make_spec(spec('args', { qemu => { binary => $binary } }))), 0, qr/QEMU/, 'root\'s group does not matter';
+		unlink $ran;
+		chmod 0755, $path;
+	}
 	chown 47323, 47323, $binary;
+	utime 1, 1, $binary; # so that it is asked again what it can do
 	ended run_ancla('plan', @allow, make_spec(spec('args', { qemu => { binary => $binary } }))), 0, qr/QEMU/, 'unless the caller says so';
 	ok -e $ran, 'then it runs';
 	ended run_ancla('plan', make_spec(spec('args', { qemu => { binary => $binary } })), { env => { SUDO_UID => 47323 } }), 0, qr/QEMU/, 'or it is the user\'s who called sudo';

@@ -17,6 +17,8 @@ use constant USER => 47324; # nobody's
 my $dir = tmpdir();
 chmod 0755, $dir;
 my ($tried, $races) = (0, 0);
+my $program = "$dir/ancla";
+is system('cp', $ENV{ANCLA} // "$BUILD/ancla", $program), 0, 'a program that a user can reach';
 
 sub mode { my @stat = lstat $_[0]; return @stat ? sprintf '%04o', $stat[2] & 07777 : 'missing' }
 sub touch { open my $file, '>', $_[0] or die "$_[0]: $!"; print $file $_[1] // 'precious'; close $file; return $_[0] }
@@ -75,11 +77,42 @@ subtest 'what others put in its place' => sub {
 	ended in("$dir/open/run", 'start', $late), 1, qr/directory above $dir\/open\/run can be written by others \(mode 777\), who could replace it/, 'one in what all can write';
 	chmod 01777, "$dir/open";
 	ended in("$dir/open/run", 'start', $late), 4, qr/CPU/, 'unless that is sticky';
+	chown 0, USER, "$dir/open";
+	chmod 0770, "$dir/open";
+	ended in("$dir/open/run", 'start', $late), 1, qr/directory above $dir\/open\/run can be written by others \(mode 770\), who could replace it/, 'one in what a group can write';
+	chown 0, 0, "$dir/open";
+	ended in("$dir/open/run", 'start', $late), 4, qr/CPU/, 'unless that is root\'s';
 	ended in("relative", 'start', $late), 1, qr/give an absolute path/, 'a relative one';
 	ended run_ancla('list', { env => { ANCLA_RUNTIME_DIR => undef, XDG_RUNTIME_DIR => 'x' } }), 0, qr//, 'root does not ask XDG_RUNTIME_DIR';
 	ended in(touch("$dir/file"), 'start', $late), 1, qr/cannot (?:open|make) the runtime directory/, 'a file';
 	is_deeply [ AnclaTest::entries("$dir/real"), AnclaTest::entries("$dir/theirs/run") ], [], 'nothing was made in any';
 	$tried += 10;
+};
+
+# With umask 0002 and a group for each user, as some systems have it, all that a user makes is so.
+subtest 'a group of one\'s own' => sub {
+	my $home = "$dir/home";
+	make_path("$home/run");
+	chown USER, USER, $home, "$home/run";
+	chmod 0775, $home;
+	chmod 0700, "$home/run";
+	my $try = sub {
+		my ($group, $more, $exit, $pattern, $what) = @_;
+		touch("$dir/etc-passwd", AnclaTest::slurp('/etc/passwd') . 'me:x:' . USER . ':' . USER . "::/:/bin/sh\n$more");
+		touch("$dir/etc-group", AnclaTest::slurp('/etc/group') . "me:x:@{[USER]}:$group\n");
+		chmod 0644, "$dir/etc-passwd", "$dir/etc-group";
+		my $result = run_command('unshare', '-m', 'sh', '-c', "mount --bind $dir/etc-passwd /etc/passwd && mount --bind $dir/etc-group /etc/group && exec \"\$@\"", 'sh',
+			'setpriv', '--reuid', USER, '--regid', USER, '--clear-groups', $program, 'list', { env => { ANCLA_RUNTIME_DIR => "$home/run" } });
+		ended $result, $exit, $pattern, $what;
+		$tried++;
+	};
+	my $refused = qr/directory above $home\/run can be written by others \(mode 775\)/;
+	$try->('', '', 0, qr/^$/, 'may write: nobody else is in it');
+	$try->('me', '', 0, qr/^$/, 'named in it or not');
+	$try->('me,nobody', '', 1, $refused, 'unless it has another member');
+	$try->('', "other:x:1:@{[USER]}::/:/bin/sh\n", 1, $refused, 'or is somebody else\'s, too');
+	chown USER, 1, $home;
+	$try->('', '', 1, $refused, 'and no other group');
 };
 
 subtest 'what is put inside' => sub {
