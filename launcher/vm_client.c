@@ -111,7 +111,7 @@ int vm_client_connect(struct vm_client *client, struct error *err)
 		                 client->dir.name, client->state.qemu, client->state.qemu);
 	if (vm_client_lock(client, err) < 0)
 		return -1;
-	fd = qmp_connect(path, &qmp_error);
+	fd = qmp_connect_at(client->dir.dirfd, VM_COMMANDS, path, &qmp_error);
 	if (fd < 0)
 		return qmp_failed(client, &qmp_error, err);
 	client->qmp = qmp_new(fd, client->on_event, client->event_data);

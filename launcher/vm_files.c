@@ -320,7 +320,7 @@ int vm_connect(const struct vm_dir *vm, const char *name, struct error *err)
 {
 	cleanup_free char *path = xasprintf("%s/%s", vm->path, name);
 	struct qmp_error qmp_error;
-	int fd = qmp_connect(path, &qmp_error);
+	int fd = qmp_connect_at(vm->dirfd, name, path, &qmp_error);
 
 	return fd >= 0 ? fd : error_set(err, EXIT_FAILED, "%s", qmp_error.message);
 }

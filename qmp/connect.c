@@ -8,44 +8,60 @@
 
 #include "stream.h"
 
-/* Fills in the path, or, where it is too long, one through a descriptor that the caller closes
- * (-1 where there is none). */
-static int fill_address(struct sockaddr_un *address, const char *path, int *target)
+static int fail(struct qmp_error *error, const char *shown, int why)
 {
-	address->sun_family = AF_UNIX;
-	if (strlen(path) < sizeof(address->sun_path)) {
-		strcpy(address->sun_path, path);
-		return 0;
-	}
-	*target = open(path, O_PATH | O_CLOEXEC);
-	if (*target < 0)
-		return -1;
-	snprintf(address->sun_path, sizeof(address->sun_path), "/proc/self/fd/%d", *target);
-	return 0;
+	return qmp_error_set(error, QMP_ERROR_SYSTEM, "cannot connect to %.300s: %s", shown,
+	                     why == EAGAIN ? "other clients wait for it" : strerror(why));
 }
 
-int qmp_connect(const char *path, struct qmp_error *error)
+static int connect_to(const struct sockaddr_un *address, const char *shown, struct qmp_error *error)
 {
-	struct sockaddr_un address = { 0 };
 	struct timeval limit = { .tv_sec = QMP_CONNECT_LIMIT_S };
-	int target = -1;
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int result = -1, why;
+	int result, why;
 
 	if (fd < 0)
 		return qmp_error_set(error, QMP_ERROR_SYSTEM, "cannot make a socket: %m");
 	/* connect() blocks while the listener's queue is full. */
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (fill_address(&address, path, &target) == 0)
-		do
-			result = connect(fd, (struct sockaddr *)&address, sizeof(address));
-		while (result < 0 && errno == EINTR);
-	why = errno;
-	if (target >= 0)
-		close(target);
+	do
+		result = connect(fd, (const struct sockaddr *)address, sizeof(*address));
+	while (result < 0 && errno == EINTR);
 	if (result == 0)
 		return fd;
+	why = errno;
 	close(fd);
-	return qmp_error_set(error, QMP_ERROR_SYSTEM, "cannot connect to %.300s: %s", path,
-	                     why == EAGAIN ? "other clients wait for it" : strerror(why));
+	return fail(error, shown, why);
+}
+
+/* By a descriptor of the socket itself: its path may be longer than sun_path, or lead elsewhere by
+ * now. */
+static int connect_opened(int dirfd, const char *path, int flags, const char *shown,
+                          struct qmp_error *error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int target = openat(dirfd, path, O_PATH | O_CLOEXEC | flags);
+	int fd;
+
+	if (target < 0)
+		return fail(error, shown, errno);
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d", target);
+	fd = connect_to(&address, shown, error);
+	close(target);
+	return fd;
+}
+
+int qmp_connect_at(int dirfd, const char *name, const char *shown, struct qmp_error *error)
+{
+	return connect_opened(dirfd, name, O_NOFOLLOW, shown, error);
+}
+
+int qmp_connect(const char *path, struct qmp_error *error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return connect_opened(AT_FDCWD, path, 0, path, error);
+	strcpy(address.sun_path, path);
+	return connect_to(&address, path, error);
 }

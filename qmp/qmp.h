@@ -103,4 +103,8 @@ int qmp_wait_reply(struct qmp *qmp, unsigned id, int timeout_ms, struct json_obj
  * reached through /proc/self/fd. Close-on-exec. */
 int qmp_connect(const char *path, struct qmp_error *error);
 
+/* The same by a name in an open directory, wherever that is by now; no link is followed. Errors
+ * call it `shown`. */
+int qmp_connect_at(int dirfd, const char *name, const char *shown, struct qmp_error *error);
+
 #endif

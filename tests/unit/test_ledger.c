@@ -5,14 +5,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -654,7 +653,6 @@ static void a_socket_listens_however_long_the_path(void **state)
 	    xasprintf("%s/%0100d", runtime->above, 0); /* more than sun_path has */
 	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT;
 	cleanup_error struct error err = ERROR_INIT;
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct stat status;
 
 	setenv("ANCLA_RUNTIME_DIR", deep, 1);
@@ -665,14 +663,42 @@ static void a_socket_listens_however_long_the_path(void **state)
 	assert_int_equal(fstatat(vm.dirfd, VM_MONITOR, &status, 0), 0);
 	assert_int_equal(status.st_mode & 0777, 0600);
 	assert_true(fcntl(listening, F_GETFD) & FD_CLOEXEC);
-	cleanup_close int client = socket(AF_UNIX, SOCK_STREAM, 0);
-	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", vm.dirfd,
-	         VM_MONITOR);
-	assert_int_equal(connect(client, (struct sockaddr *)&address, sizeof(address)), 0);
+	cleanup_close int client = vm_connect(&vm, VM_MONITOR, &err);
+	assert_true(client >= 0);
+	assert_true(fcntl(client, F_GETFD) & FD_CLOEXEC);
 	assert_int_equal(vm_listen(&vm, VM_MONITOR, &err), -1);
 	assert_refused(&err, EXIT_FAILED, VM_MONITOR);
 	vm_dir_remove(&vm);
 	assert_int_equal(access(vm.path, F_OK), -1);
+}
+
+/* Somebody else's socket at the path, or behind a link, would hear what is meant for QEMU. */
+static void a_connection_is_to_the_directory_that_is_open(void **state)
+{
+	struct runtime *runtime = *state;
+	cleanup_ledger struct ledger ledger = open_ledger();
+	cleanup_vm_dir struct vm_dir vm = VM_DIR_INIT, other = VM_DIR_INIT;
+	cleanup_error struct error err = ERROR_INIT, refused = ERROR_INIT;
+	cleanup_free char *elsewhere = xasprintf("%s/elsewhere", runtime->above);
+	cleanup_free char *theirs = xasprintf("%s/b/%s", runtime->path, VM_MONITOR);
+
+	add(&ledger, "a", "1", &vm);
+	add(&ledger, "b", "2", &other);
+	cleanup_close int ours = vm_listen(&vm, VM_MONITOR, &err);
+	cleanup_close int others = vm_listen(&other, VM_MONITOR, &err);
+	assert_true(ours >= 0 && others >= 0);
+	assert_int_equal(symlinkat(theirs, vm.dirfd, VM_COMMANDS), 0);
+	assert_int_equal(vm_connect(&vm, VM_COMMANDS, &refused), -1);
+	assert_refused(&refused, EXIT_FAILED, "a/" VM_COMMANDS "|Connection refused");
+	assert_int_equal(rename(vm.path, elsewhere), 0);
+	assert_int_equal(rename(other.path, vm.path), 0);
+	cleanup_close int client = vm_connect(&vm, VM_MONITOR, &err);
+	assert_true(client >= 0);
+	struct pollfd heard[] = { { ours, POLLIN, 0 }, { others, POLLIN, 0 } };
+	assert_int_equal(poll(heard, 2, LIMIT_MS), 1);
+	assert_true(heard[0].revents & POLLIN);
+	assert_int_equal(rename(vm.path, other.path), 0);
+	assert_int_equal(rename(elsewhere, vm.path), 0);
 }
 
 /* Where a file cannot be removed, the lock stays: by it the next command knows what it may remove.
@@ -855,6 +881,7 @@ int main(void)
 		test(a_vm_that_is_just_ending_is_not_in_the_way),
 		test(two_processes_never_claim_at_once),
 		test(a_socket_listens_however_long_the_path),
+		test(a_connection_is_to_the_directory_that_is_open),
 		test(what_cannot_be_removed_now_is_removed_next_time),
 		test(the_plan_of_a_huge_vm_is_read_back),
 		test(a_file_of_more_values_than_any_plan_is_not_parsed),
