@@ -118,16 +118,19 @@ int kernel_tasks(pid_t pid, pid_t **tids, size_t *count)
 	return 0;
 }
 
-void kernel_comm(pid_t pid, pid_t tid, char comm[64])
+int kernel_comm(pid_t pid, pid_t tid, char comm[64])
 {
 	cleanup_free char *path = xasprintf("/proc/%d/task/%d/comm", pid, tid);
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? 0 : read(fd, comm, 63);
+	ssize_t got = fd < 0 ? -1 : read(fd, comm, 63);
 
+	if (got < 0 && errno == ENOENT)
+		errno = ESRCH;
 	comm[got > 0 ? got : 0] = '\0';
 	comm[strcspn(comm, "\n")] = '\0';
 	/* A thread names itself, and it is printed. */
 	blank_unprintable(comm, strlen(comm));
+	return got < 0 ? -1 : 0;
 }
 
 /* The text of a process's stat file behind its name, from the state (field 3) on. NULL and ESRCH if
@@ -180,13 +183,15 @@ bool kernel_is_dying(pid_t pid)
 	return *state == 'Z' || *state == 'X' || (flags && strtoul(flags, NULL, 10) & exiting);
 }
 
-bool kernel_is_its_own(pid_t pid)
+int kernel_is_its_own(pid_t pid)
 {
 	const unsigned long kthread = 0x200000; /* PF_KTHREAD, include/linux/sched.h */
 	char text[1024];
 	const char *flags = stat_field(read_stat(pid, text, sizeof(text)), 9);
 
-	return flags && strtoul(flags, NULL, 10) & kthread;
+	if (!flags)
+		return errno == ESRCH ? 0 : -1;
+	return (strtoul(flags, NULL, 10) & kthread) != 0;
 }
 
 bool kernel_is_stopped(pid_t pid)

@@ -30,8 +30,9 @@ const char *kernel_sched_advice(int error);
  * they cannot be read. */
 int kernel_tasks(pid_t pid, pid_t **tids, size_t *count);
 
-/* The thread's name in /proc/PID/task/TID/comm; "" if it is gone. */
-void kernel_comm(pid_t pid, pid_t tid, char comm[64]);
+/* The thread's name in /proc/PID/task/TID/comm. -1 with errno, and "", if it cannot be read: ESRCH
+ * if it is gone. */
+int kernel_comm(pid_t pid, pid_t tid, char comm[64]);
 
 /* When a process started, in clock ticks since boot (proc(5), stat, field 22): with the pid, its
  * identity. 0 if there is no such process (ESRCH), or it cannot be told (another errno). */
@@ -41,10 +42,9 @@ uint64_t kernel_start_time(pid_t pid);
  * its program, though it may still hold files. Not, if that cannot be told. */
 bool kernel_is_dying(pid_t pid);
 
-/* Whether it is a thread of the kernel's own, whose name nobody else gave it (proc(5), stat:
- * flags).
- */
-bool kernel_is_its_own(pid_t pid);
+/* 1 if it is a thread of the kernel's own, whose name nobody else gave it (proc(5), stat: flags); 0
+ * if not, or gone; -1 with errno if that cannot be told. */
+int kernel_is_its_own(pid_t pid);
 
 /* Whether it was stopped by a signal (SIGSTOP). One that is traced stops now and then ("t" in
  * proc(5)), and goes on. */

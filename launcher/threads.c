@@ -233,37 +233,47 @@ static int add_emulator(struct threads *threads, struct error *err)
 
 /* Kernel threads of the VM carry QEMU's pid in their name. They are looked for only where there can
  * be any: the whole of /proc is read for it. */
-static void add_kernel_threads(struct threads *threads)
+static int add_kernel_thread(struct threads *threads, pid_t pid, const char *vhost, const char *pit)
+{
+	char comm[64];
+
+	if (kernel_comm(pid, pid, comm) < 0)
+		return errno == ESRCH ? 0 : -1;
+	bool is_vhost = strcmp(comm, vhost) == 0;
+	if ((!is_vhost && strcmp(comm, pit) != 0) || by_tid(threads, pid))
+		return 0;
+	int own = kernel_is_its_own(pid); /* any process may call itself so */
+	if (own > 0)
+		threads_add(threads, is_vhost ? THREAD_VHOST : THREAD_KVM_PIT, -1, pid);
+	return own < 0 ? -1 : 0;
+}
+
+static int add_kernel_threads(struct threads *threads, struct error *err)
 {
 	cleanup_free char *vhost = xasprintf("vhost-%d", threads->pid);
 	cleanup_free char *pit = xasprintf("kvm-pit/%d", threads->pid);
 	DIR *dir = opendir("/proc");
 	struct dirent *entry;
+	int result = dir ? 0 : -1;
 
-	while (dir && (entry = readdir(dir))) {
-		char comm[64];
-		pid_t pid = atoi(entry->d_name);
-		/* They are born after QEMU: lower ids only after the ids have wrapped. */
-		if (pid <= 0)
-			continue;
-		kernel_comm(pid, pid, comm);
-		bool is_vhost = strcmp(comm, vhost) == 0;
-		/* Any process may call itself so. */
-		if ((is_vhost || strcmp(comm, pit) == 0) && kernel_is_its_own(pid) &&
-		    !by_tid(threads, pid))
-			threads_add(threads, is_vhost ? THREAD_VHOST : THREAD_KVM_PIT, -1, pid);
-	}
+	while (result == 0 && (errno = 0, entry = readdir(dir)))
+		if (atoi(entry->d_name) > 0)
+			result = add_kernel_thread(threads, atoi(entry->d_name), vhost, pit);
+	if (result < 0 || errno)
+		result =
+		    error_set(err, EXIT_FAILED,
+		              "the kernel's threads of the VM cannot be looked for in /proc: %s",
+		              strerror(errno));
 	if (dir)
 		closedir(dir);
+	return result;
 }
 
 int threads_complete(struct threads *threads, const struct plan *plan, struct error *err)
 {
 	if (add_emulator(threads, err) < 0)
 		return -1;
-	if (plan->kernel_threads)
-		add_kernel_threads(threads);
-	return 0;
+	return plan->kernel_threads ? add_kernel_threads(threads, err) : 0;
 }
 
 int threads_read(struct threads *threads, pid_t pid, const struct plan *plan,

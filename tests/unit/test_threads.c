@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -141,11 +142,35 @@ static void vcpus_are_counted_up_to_the_first_gap(void **state)
 	}
 }
 
+/* Of two descriptors that it takes one is there: for a list, not for what is in it. */
+static void a_kernel_thread_is_not_overlooked(void **state)
+{
+	cleanup_threads struct threads threads = { .pid = getpid() };
+	cleanup_error struct error err = ERROR_INIT;
+	const struct plan plan = { .kernel_threads = true };
+	int next = dup(0);
+	struct rlimit before, few;
+
+	(void)state;
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	few = before;
+	few.rlim_cur = (rlim_t)next + 1;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	int result = threads_complete(&threads, &plan, &err);
+	setrlimit(RLIMIT_NOFILE, &before);
+	assert_int_equal(result, -1);
+	assert_string_equal(
+	    err.message,
+	    "the kernel's threads of the VM cannot be looked for in /proc: Too many open files");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(threads_are_known_by_their_names),
 		cmocka_unit_test(a_process_that_is_named_as_a_kernel_thread_is_none),
+		cmocka_unit_test(a_kernel_thread_is_not_overlooked),
 		cmocka_unit_test(vcpus_are_counted_up_to_the_first_gap),
 	};
 
