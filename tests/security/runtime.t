@@ -63,7 +63,7 @@ subtest 'names that lead out' => sub {
 subtest 'what others put in its place' => sub {
 	make_path("$dir/real", { mode => 0700 });
 	symlink "$dir/real", "$dir/link";
-	ended in("$dir/link", 'start', $late), 1, qr/cannot open the runtime directory $dir\/link/, 'a link';
+	ended in("$dir/link", 'start', $late), 1, qr/cannot open the runtime directory $dir\/link: it is a symbolic link, which others might turn; name what it points to/, 'a link';
 	make_path("$dir/theirs", { mode => 0700 });
 	chown USER, USER, "$dir/theirs";
 	ended in("$dir/theirs", 'start', $late), 1, qr/$dir\/theirs belongs to user @{[USER]}, not to you \(0\)/, 'somebody else\'s';
@@ -77,6 +77,8 @@ subtest 'what others put in its place' => sub {
 	ended in("$dir/open/run", 'start', $late), 1, qr/directory above $dir\/open\/run can be written by others \(mode 777\), who could replace it/, 'one in what all can write';
 	chmod 01777, "$dir/open";
 	ended in("$dir/open/run", 'start', $late), 4, qr/CPU/, 'unless that is sticky';
+	ended in("$dir/open", 'start', $late), 1, qr/$dir\/open can be written by others \(mode 1777\); it is not safe to use: name a directory in it/, 'which is none itself';
+	ended in("$dir/missing/run", 'start', $late), 1, qr/cannot make the runtime directory $dir\/missing\/run: the directory above it is missing/, 'one in what is not there';
 	chown 0, USER, "$dir/open";
 	chmod 0770, "$dir/open";
 	ended in("$dir/open/run", 'start', $late), 1, qr/directory above $dir\/open\/run can be written by others \(mode 770\), who could replace it/, 'one in what a group can write';
