@@ -191,6 +191,8 @@ static int check_size(const struct stream *stream, struct qmp_error *error)
 	else if (stream->values > QMP_VALUES_MAX)
 		snprintf(expected, sizeof(expected), "a message of at most %d values",
 		         QMP_VALUES_MAX);
+	else if (stream->odd)
+		return stream_unexpected(stream, error, "JSON");
 	else
 		return 0;
 	return stream_unexpected(stream, error, expected);
@@ -219,6 +221,8 @@ static void count_values(struct stream *stream, const char *text, size_t length)
 			stream->quoted = !stream->quoted;
 		else if (stream->quoted)
 			stream->escaped = text[i] == '\\';
+		else if (text[i] == '\'') /* a string to json-c up to 0.16 */
+			stream->odd = true;
 		else if (text[i] == ',' || text[i] == '[')
 			stream->values++;
 		else if (text[i] == '{')
@@ -273,6 +277,7 @@ int stream_next(struct stream *stream, struct json_object **message, struct qmp_
 	if (stream->complete) {
 		stream->complete = false;
 		stream->size = stream->values = 0;
+		stream->quoted = stream->escaped = stream->odd = false;
 		stream->head_length = 0;
 	}
 	if (!stream->head_length)

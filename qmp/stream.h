@@ -21,6 +21,7 @@ struct stream {
 	size_t size;               /* of the message under way, with the blanks before it */
 	size_t values;             /* in it so far, about */
 	bool quoted, escaped;      /* it is in a string; behind a backslash there */
+	bool odd;                  /* it has what json-c takes for JSON, and we could not count */
 	bool complete;             /* that message was handed out */
 	char head[STREAM_EXCERPT]; /* its first bytes */
 	size_t head_length;

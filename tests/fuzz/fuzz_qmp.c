@@ -139,6 +139,8 @@ static struct talk hold_talk(const uint8_t *data, size_t size, size_t piece)
 		data = to + 1;
 	}
 	promise_commands(&talk);
+	/* At once: somebody who looks through /proc may hold it for a moment. */
+	shutdown(talk.peer, SHUT_RDWR);
 	close(talk.peer);
 	for (int i = 0; i < 2 && step(&talk); i++)
 		;

@@ -578,6 +578,7 @@ static void garbage_is_a_protocol_error_that_shows_it(void **state)
 		{ "{\"\xc3\xa9\t\": }", "got: {\"   \": }" },
 		{ "{\"event\": /* none */ \"STOP\"}\n", "got: {\"event\": /* none */" },
 		{ "{'event': 'STOP'}\n", "got: {'event': 'STOP'}" },
+		{ "{'\"': [ {}, {} ]}\n", "expected JSON, got: {'\"': [ {}, {} ]}" },
 		{ "{\"a\": 0, \"0123456789012345678901234567890123456789012345678\": 0}\n",
 		  "got: {\"a\": 0, \"0123456789012345678901234567890123456789012345678\"..." },
 	};
