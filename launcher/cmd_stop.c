@@ -185,6 +185,12 @@ static int end_start(struct vm_client *client, struct error *err)
 		}
 	}
 	look_again(client);
+	if (client->pidfd < 0 &&
+	    kernel_lives(client->state.qemu, client->state.qemu_start) == KERNEL_UNKNOWN)
+		return error_set(err, EXIT_FAILED,
+		                 "the start of \"%s\" was ended, but whether its QEMU (%d) is gone "
+		                 "cannot be seen: %s",
+		                 client->dir.name, client->state.qemu, strerror(errno));
 	if (client->pidfd < 0
 	        ? kernel_lives(client->state.qemu, client->state.qemu_start) == KERNEL_GONE
 	        : kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))

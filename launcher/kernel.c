@@ -211,6 +211,9 @@ int kernel_pidfd(pid_t pid, uint64_t start_time)
 	/* 0 is what kernel_start_time() says of a process that is gone. */
 	if (pid > 0 && start_time)
 		fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	/* The number is that of another's thread now. */
+	if (fd < 0 && (errno == EINVAL || errno == ENOENT))
+		errno = ESRCH;
 	if (fd >= 0)
 		now = kernel_start_time(pid);
 	if (now == start_time && fd >= 0)

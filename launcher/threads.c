@@ -237,8 +237,10 @@ static int add_kernel_thread(struct threads *threads, pid_t pid, const char *vho
 {
 	char comm[64];
 
+	/* Where /proc hides others from a user (hidepid), the kernel's are none that he could
+	 * place. */
 	if (kernel_comm(pid, pid, comm) < 0)
-		return errno == ESRCH ? 0 : -1;
+		return errno == ESRCH || errno == EPERM || errno == EACCES ? 0 : -1;
 	bool is_vhost = strcmp(comm, vhost) == 0;
 	if ((!is_vhost && strcmp(comm, pit) != 0) || by_tid(threads, pid))
 		return 0;

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -201,6 +202,31 @@ static void a_pidfd_is_only_of_the_process_with_that_start(void **state)
 	assert_int_equal(kernel_pidfd(pid, start), -1);
 }
 
+static pthread_barrier_t met;
+
+static void *wait_twice(void *tid)
+{
+	*(pid_t *)tid = (pid_t)syscall(SYS_gettid);
+	pthread_barrier_wait(&met);
+	pthread_barrier_wait(&met);
+	return NULL;
+}
+
+static void whose_number_a_thread_has_is_gone(void **state)
+{
+	pthread_t thread;
+	pid_t tid;
+
+	(void)state;
+	pthread_barrier_init(&met, NULL, 2);
+	assert_int_equal(pthread_create(&thread, NULL, wait_twice, &tid), 0);
+	pthread_barrier_wait(&met);
+	assert_int_equal(kernel_lives(tid, 12345), KERNEL_GONE);
+	pthread_barrier_wait(&met);
+	pthread_join(thread, NULL);
+	pthread_barrier_destroy(&met);
+}
+
 static void who_cannot_be_seen_is_not_gone(void **state)
 {
 	pid_t pid = child(-1);
@@ -259,6 +285,7 @@ int main(void)
 		cmocka_unit_test(a_process_that_is_gone_has_no_threads_name_or_start),
 		cmocka_unit_test(start_time_survives_any_name),
 		cmocka_unit_test(a_pidfd_is_only_of_the_process_with_that_start),
+		cmocka_unit_test(whose_number_a_thread_has_is_gone),
 		cmocka_unit_test(who_cannot_be_seen_is_not_gone),
 		cmocka_unit_test(a_wait_ends_with_the_process_or_its_limit),
 	};
