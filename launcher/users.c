@@ -125,21 +125,20 @@ static bool is_one_of(const uid_t *users, size_t count, uid_t uid)
 	return false;
 }
 
-/* Whether one of the users has it as primary group, and nobody else. */
-static bool is_primary_of(const uid_t *users, size_t count, gid_t gid)
+/* Whether it is the primary group of nobody else; `known` if it is that of one of the users. */
+static bool is_primary_of_none_else(const uid_t *users, size_t count, gid_t gid, bool *known)
 {
 	cleanup_file FILE *file = fopen(PASSWD, "re");
 	struct passwd *entry;
-	bool found = false;
 
 	while (file && (entry = fgetpwent(file))) {
 		if (entry->pw_gid != gid)
 			continue;
 		if (!is_one_of(users, count, entry->pw_uid))
 			return false;
-		found = true;
+		*known = true;
 	}
-	return found;
+	return file != NULL;
 }
 
 static bool are_among(char *const *members, const uid_t *users, size_t count)
@@ -155,14 +154,19 @@ static bool are_among(char *const *members, const uid_t *users, size_t count)
 bool users_have_group(const uid_t *users, size_t count, gid_t gid)
 {
 	struct group *entry;
+	bool known = false;
 
 	if (gid == 0)
 		return true;
-	if (!is_primary_of(users, count, gid))
+	if (!is_primary_of_none_else(users, count, gid, &known))
 		return false;
 	cleanup_file FILE *file = fopen(GROUP, "re");
-	while (file && (entry = fgetgrent(file)))
-		if (entry->gr_gid == gid && !are_among(entry->gr_mem, users, count))
+	while (file && (entry = fgetgrent(file))) {
+		if (entry->gr_gid != gid)
+			continue;
+		if (!are_among(entry->gr_mem, users, count))
 			return false;
-	return file != NULL;
+		known = true;
+	}
+	return file && known; /* of a group that is in neither file we know nothing */
 }

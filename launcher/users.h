@@ -27,8 +27,8 @@ void user_free(struct user *user);
 char *user_name(uid_t uid);
 char *group_name(gid_t gid);
 
-/* Whether nobody but these users is in the group: it is root's, or the primary group of one of them
- * in /etc/passwd, and of nobody else there, and has no other member in /etc/group. */
+/* Whether nobody but these users is in the group: it is root's, or known to /etc/passwd or
+ * /etc/group, where it is nobody else's primary group and has no other member. */
 bool users_have_group(const uid_t *users, size_t count, gid_t gid);
 
 #endif

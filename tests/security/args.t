@@ -98,6 +98,9 @@ subtest 'a program of somebody else' => sub {
 		remove_acl($path);
 		chmod 0775, $path;
 		ended run_ancla('plan', make_spec(spec('args', { qemu => { binary => $binary } }))), 0, qr/QEMU/, 'root\'s group does not matter';
+		chown 0, scalar getgrnam('staff'), $path; # as Debian has it, for /usr/local
+		ended run_ancla('plan', make_spec(spec('args', { qemu => { binary => $binary } }))), 0, qr/QEMU/, 'nor does one that nobody is in';
+		chown 0, 0, $path;
 		unlink $ran;
 		chmod 0755, $path;
 	}
