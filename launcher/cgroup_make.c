@@ -78,7 +78,10 @@ static int enable(const char *parent, const char *controller, struct error *err)
 		return enabled < 0 ? -1 : 0;
 	if (read_noted(parent, noted, sizeof(noted), err) < 0)
 		return -1;
-	snprintf(words, sizeof(words), "%s%s ", noted, controller);
+	/* It may have been noted by one that could not turn it on. */
+	snprintf(words, sizeof(words), "%s ", controller);
+	bool known = strstr(noted, words) != NULL;
+	snprintf(words, sizeof(words), "%s%s%s", noted, known ? "" : controller, known ? "" : " ");
 	if (setxattr(parent, ENABLED_ATTRIBUTE, words, strlen(words), 0) == 0 &&
 	    cgroup_write(parent, "cgroup.subtree_control", on) == 0)
 		return 0;
