@@ -60,9 +60,9 @@ pid_t child_fork(const char *name, const int *keep, size_t n_keep)
 	pid_t pid = fork();
 	if (pid == 0) {
 		prctl(PR_SET_NAME, name);
-		/* What it would hold on to, somebody may wait for in vain. */
-		if (child_close_others(0, keep, n_keep) < 0)
-			_exit(1);
+		/* What it would hold on to, somebody may wait for in vain; but without it nobody
+		 * guards. */
+		child_close_others(0, keep, n_keep);
 		return 0;
 	}
 	int reason = errno;
