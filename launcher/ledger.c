@@ -438,6 +438,27 @@ int ledger_add(struct ledger *ledger, const char *name, struct vm_dir *vm, struc
 	return -1;
 }
 
+/* Says why it is not there. */
+static void refuse_name(const char *name, char **names, size_t count, struct error *err)
+{
+	cleanup_user_vms struct user_vms users = { 0 };
+	cleanup_error struct error ignored = ERROR_INIT;
+	const char *near = nearest_word(name, (const char *const *)names, count);
+	const char *slash = strchr(name, '/');
+
+	if (slash)
+		user_vms_read(&users, &ignored);
+	for (size_t i = 0; i < users.count; i++)
+		if (strcmp(users.list[i].name, name) == 0) {
+			error_set(err, EXIT_FAILED,
+			          "only user %.*s can ask for the VM \"%s\", or change it",
+			          (int)(slash - name), name, slash + 1);
+			return;
+		}
+	error_set(err, EXIT_FAILED, "no VM \"%s\" runs%s%s%s `ancla list` shows those that do",
+	          name, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : ";");
+}
+
 int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, struct error *err)
 {
 	char **names;
@@ -448,22 +469,13 @@ int ledger_find(struct ledger *ledger, const char *name, struct vm_dir *vm, stru
 		return -1;
 	for (size_t i = 0; i < count; i++)
 		found |= strcmp(names[i], name) == 0;
-	const char *near = found ? NULL : nearest_word(name, (const char *const *)names, count);
-	const char *slash = strchr(name, '/'); /* as root is shown users' VMs */
 	int result = found ? open_vm(ledger, name, vm) : -1;
 	/* One that is just ending removes its directory without asking. */
 	if (result < 0 && found && errno != ENOENT)
 		error_set(err, EXIT_FAILED, "cannot open %s/%s: %s", ledger->path, name,
 		          strerror(errno));
-	else if (result < 0 && slash && geteuid() == 0)
-		error_set(
-		    err, EXIT_FAILED,
-		    "\"%s\": only user %.*s can ask for that VM, or change it (by the name \"%s\")",
-		    name, (int)(slash - name), name, slash + 1);
 	else if (result < 0)
-		error_set(err, EXIT_FAILED,
-		          "no VM \"%s\" runs%s%s%s `ancla list` shows those that do", name,
-		          near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : ";");
+		refuse_name(name, names, count, err);
 	free_names(names, count);
 	return result;
 }

@@ -57,7 +57,7 @@ subtest 'where root cannot look' => sub {
 };
 
 ended run_command(@root, 'status', 'theirs', $env), 1, qr/no VM "theirs" runs/, 'it is none of root\'s own';
-ended run_command(@root, 'stop', $name, $env), 1, qr{"$name": only user @{[USER]} can ask for that VM, or change it \(by the name "theirs"\)}, 'nor to be stopped by the name that it is listed with';
+ended run_command(@root, 'stop', $name, $env), 1, qr{only user @{[USER]} can ask for the VM "theirs", or change it}, 'nor to be stopped by the name that it is listed with';
 
 subtest 'what a user puts there' => sub {
 	my $runtime = "$home/ancla";
