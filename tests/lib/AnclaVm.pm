@@ -167,7 +167,7 @@ sub boot_until_ready {
 	for my $boot (1 .. $boots) {
 		my $guest = $start->() or return;
 		return ($guest, 1) if $ready->($guest);
-		return ($guest, 0) if $boot == $boots || !$end->($guest);
+		return ($guest, 0) if !$end->($guest) || $boot == $boots;
 		Test::More::diag("a guest stalled in boot $boot; once more");
 	}
 }
