@@ -270,7 +270,7 @@ subtest 'a runtime directory that is not ours' => sub {
 	$try->('a file', 1, qr/cannot open the runtime directory|Not a directory/);
 	unlink $dir;
 	$env->{env}{ANCLA_RUNTIME_DIR} = "$dir/missing/deep";
-	ended run_ancla('start', make_spec(spec('other')), $env), 1, qr/cannot make the runtime directory.*: No such file/, 'no parent';
+	ended run_ancla('start', make_spec(spec('other')), $env), 1, qr/cannot make the runtime directory.*: the directory above it is missing/, 'no parent';
 };
 
 clean 'nothing is left, and no huge page is missing', $free;
