@@ -58,7 +58,7 @@ subtest 'it leaves nothing of the caller\'s open' => sub {
 # openat(2), dup2(2) and poll(2) of the command (role 0) and of its supervisor (1).
 subtest 'a call that fails leaves nothing of the caller\'s open, nor a VM behind an error' => sub {
 	my $path = make_spec(spec('free'));
-	my $with = sub { return run_command("$BUILD/tests/inject", '--fail', @_, $ancla, 'start', $path) };
+	my $with = sub { return run_command("$BUILD/tests/inject", '--fail', @_, $ancla, 'start', $path, traced()) };
 	for (['/dev/null', 1, 257, 1, 24], ['standard input', 1, 33, 1, 24], ['standard output', 1, 33, 2, 24], ['standard error', 1, 33, 3, 24]) {
 		my ($name, @call) = @$_;
 		my $result = $with->(@call);

@@ -47,7 +47,7 @@ subtest 'where root cannot look' => sub {
 		my ($call, $number, $errno) = @$_;
 		my ($nth, @missed) = (0);
 		while (++$nth < 1000) {
-			my $result = run_command("$BUILD/tests/inject", '--fail', 0, $number, $nth, $errno, @root, 'list', $env);
+			my $result = run_command("$BUILD/tests/inject", '--fail', 0, $number, $nth, $errno, @root, 'list', traced(env => { %{ $env->{env} }, %{ traced()->{env} } }));
 			last if $result->{exit} == 99;
 			push @missed, "$nth: $result->{out}" if $result->{exit} == 0 && $result->{out} !~ m{^$name }m;
 		}
