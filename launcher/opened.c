@@ -160,7 +160,8 @@ static int refuse(const struct opened *opened, const char *who, int reason, stru
 	                 opened->path, strerror(reason), where, advice(opened, reason));
 }
 
-static int check_one(const struct opened *opened, const char *who, struct error *err)
+static int check_one(const struct opened *opened, const char *who, struct stat *status,
+                     struct error *err)
 {
 	static const struct {
 		mode_t type;
@@ -174,22 +175,21 @@ static int check_one(const struct opened *opened, const char *who, struct error 
 		[OPENED_LOG] = { 0, NULL },
 	};
 	mode_t type = types[opened->kind].type;
-	struct stat status;
 
-	if (stat(opened->path, &status) < 0 || may(opened->path, opened->mode) < 0)
+	if (stat(opened->path, status) < 0 || may(opened->path, opened->mode) < 0)
 		return refuse(opened, who, errno, err);
-	if (opened->kind == OPENED_FILE && S_ISBLK(status.st_mode))
+	if (opened->kind == OPENED_FILE && S_ISBLK(status->st_mode))
 		return error_set(err, EXIT_SPEC,
 		                 "%s: %s is a block device; say \"type\": \"block\"", opened->field,
 		                 opened->path);
 	/* QEMU would wait for somebody to read from a FIFO. (A directory is where a file is to be
 	 * made.) */
-	if (opened->kind == OPENED_LOG && !(opened->mode & X_OK) && !S_ISREG(status.st_mode) &&
-	    !S_ISCHR(status.st_mode))
+	if (opened->kind == OPENED_LOG && !(opened->mode & X_OK) && !S_ISREG(status->st_mode) &&
+	    !S_ISCHR(status->st_mode))
 		return error_set(err, EXIT_SPEC,
 		                 "%s: %s is neither a regular file nor a character device",
 		                 opened->field, opened->path);
-	if (type && (status.st_mode & S_IFMT) != type)
+	if (type && (status->st_mode & S_IFMT) != type)
 		return error_set(err, EXIT_SPEC, "%s: %s is not a %s", opened->field, opened->path,
 		                 types[opened->kind].name);
 	return 0;
@@ -197,27 +197,28 @@ static int check_one(const struct opened *opened, const char *who, struct error 
 
 /* Each would overwrite what the other wrote. Of two disks QEMU sees that, of a disk and a console
  * not. */
-static int check_shared(const struct opened *opened, const struct opened *other, struct error *err)
+static bool are_one(const struct opened *opened, const struct stat *a, const struct opened *other,
+                    const struct stat *b)
 {
-	struct stat a, b;
-
-	if (!((opened->mode | other->mode) & W_OK) || stat(opened->path, &a) < 0 ||
-	    stat(other->path, &b) < 0 || a.st_ino != b.st_ino || a.st_dev != b.st_dev ||
-	    !(S_ISREG(a.st_mode) || S_ISBLK(a.st_mode)))
-		return 0;
-	return error_set(err, EXIT_SPEC,
-	                 "%s: %s is the file of %s, too, and not only read; give it another",
-	                 opened->field, opened->path, other->field);
+	return ((opened->mode | other->mode) & W_OK) && a->st_ino == b->st_ino &&
+	       a->st_dev == b->st_dev && (S_ISREG(a->st_mode) || S_ISBLK(a->st_mode));
 }
 
 int opened_check(const struct opened_list *list, const char *who, struct error *err)
 {
+	cleanup_free struct stat *found = xcalloc(list->count, sizeof(*found));
+
 	for (size_t i = 0; i < list->count; i++) {
-		if (check_one(&list->list[i], who, err) < 0)
+		const struct opened *opened = &list->list[i];
+		if (check_one(opened, who, &found[i], err) < 0)
 			return -1;
 		for (size_t j = 0; j < i; j++)
-			if (check_shared(&list->list[i], &list->list[j], err) < 0)
-				return -1;
+			if (are_one(opened, &found[i], &list->list[j], &found[j]))
+				return error_set(
+				    err, EXIT_SPEC,
+				    "%s: %s is the file of %s, too, and not only read; "
+				    "give it another",
+				    opened->field, opened->path, list->list[j].field);
 	}
 	return 0;
 }

@@ -16,7 +16,8 @@ struct opened {
 		OPENED_SOCKET,
 		OPENED_PROGRAM,
 		OPENED_DEVICE, /* a grant of the host */
-		OPENED_LOG,    /* made if it is not there, any kind of file if it is */
+		OPENED_LOG, /* made if it is not there, a regular file or character device if it is
+		             */
 	} kind;
 };
 
