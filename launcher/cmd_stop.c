@@ -185,16 +185,18 @@ static int end_start(struct vm_client *client, struct error *err)
 		}
 	}
 	look_again(client);
-	if (client->pidfd < 0 &&
-	    kernel_lives(client->state.qemu, client->state.qemu_start) == KERNEL_UNKNOWN)
+	enum kernel_life qemu = KERNEL_GONE;
+	if (client->pidfd < 0)
+		qemu = kernel_lives(client->state.qemu, client->state.qemu_start);
+	else if (!kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
+		qemu = KERNEL_LIVES;
+	if (qemu == KERNEL_GONE)
+		return 0;
+	if (qemu == KERNEL_UNKNOWN)
 		return error_set(err, EXIT_FAILED,
 		                 "the start of \"%s\" was ended, but whether its QEMU (%d) is gone "
 		                 "cannot be seen: %s",
 		                 client->dir.name, client->state.qemu, strerror(errno));
-	if (client->pidfd < 0
-	        ? kernel_lives(client->state.qemu, client->state.qemu_start) == KERNEL_GONE
-	        : kernel_wait_gone(client->pidfd, LIMIT_QUIT_MS))
-		return 0;
 	return error_set(err, EXIT_FAILED,
 	                 "the start of \"%s\" was ended, but its QEMU (%d) is not gone after %d s",
 	                 client->dir.name, client->state.qemu, LIMIT_QUIT_MS / 1000);
