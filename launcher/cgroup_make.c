@@ -70,7 +70,7 @@ static int read_noted(const char *parent, char *noted, size_t size, struct error
 /* Turns a controller on for the cgroups below the one that ancla runs in, and notes that it did. */
 static int enable(const char *parent, const char *controller, struct error *err)
 {
-	char noted[128], words[256];
+	char noted[128];
 	cleanup_free char *on = xasprintf("+%s", controller);
 	int enabled = is_enabled(parent, controller, err);
 
@@ -79,9 +79,8 @@ static int enable(const char *parent, const char *controller, struct error *err)
 	if (read_noted(parent, noted, sizeof(noted), err) < 0)
 		return -1;
 	/* It may have been noted by one that could not turn it on. */
-	snprintf(words, sizeof(words), "%s ", controller);
-	bool known = strstr(noted, words) != NULL;
-	snprintf(words, sizeof(words), "%s%s%s", noted, known ? "" : controller, known ? "" : " ");
+	cleanup_free char *word = xasprintf("%s ", controller);
+	cleanup_free char *words = xasprintf("%s%s", noted, strstr(noted, word) ? "" : word);
 	if (setxattr(parent, ENABLED_ATTRIBUTE, words, strlen(words), 0) == 0 &&
 	    cgroup_write(parent, "cgroup.subtree_control", on) == 0)
 		return 0;
